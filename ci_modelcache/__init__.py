@@ -1,0 +1,1 @@
+"""AI model snapshots, content-addressed in object storage, restored and verified."""

@@ -1,0 +1,176 @@
+"""
+Every failure that this package raises on purpose, as one tree; the only module that knows exit codes.
+
+::
+
+    ModelCacheError                      1
+    +- ConfigError                       2    a flag, variable, file or argument is wrong
+    |  +- InvalidRef                          a model reference that cannot be read
+    |  +- LockStale                           modelcache.lock does not match modelcache.toml
+    |  +- BucketMissing                       the store's bucket or folder does not exist
+    |  +- StoreUnsupported                    another format, or a feature this version lacks
+    +- NotFound                         10    a miss: everybody who could know says no
+    |  +- ObjectNotFound                      a key that a store does not hold
+    |  +- SnapshotNotFound                    a snapshot that the store does not hold
+    |  +- RepositoryNotFound                  a repository that the source does not have
+    |  +- RevisionNotFound                    a branch, tag or commit that the source does not have
+    |  +- FileNotFound                        a file that the source does not have at that commit
+    |  +- NotInLock                           a model that modelcache.lock does not name
+    +- Unavailable                      11    worth another try: refused, reset, timed out, 5xx
+    |  +- RateLimited                         429, with the seconds to wait when they were given
+    +- AccessDenied                     12    401 or 403: never retried, never "missing"
+    +- IntegrityError                   13    bytes differ from what was promised
+    |  +- DigestMismatch                      the digest is another
+    |  +- SizeMismatch                        the length is another
+    |  +- ManifestInvalid                     a manifest, ref, marker or lock that breaks its format
+    |  +- UnsafePath                          a path that must not meet a disk
+    |  +- SnapshotConflict                    one commit, two different manifests
+    +- AlreadyExists                     1    a create-only write found its key taken
+    +- NoSpace                          14    a disk is full, or would be
+    +- DeadlineExceeded                 15    the time budget of the step is spent
+    +- Interrupted                     130    Ctrl-C or SIGTERM
+
+`Unavailable` is the only type that is ever retried. The names state the fact, so ruff's N818
+(an ``Error`` suffix) is off for this file.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ModelCacheError(Exception):
+    """
+    The root: *message* says what happened, *hint* what the user can do next.
+
+    Neither may hold a secret: URLs go through `sources.redact` before they come here.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(ModelCacheError):
+    exit_code = 2
+
+
+class InvalidRef(ConfigError):
+    pass
+
+
+class LockStale(ConfigError):
+    pass
+
+
+class BucketMissing(ConfigError):
+    pass
+
+
+class StoreUnsupported(ConfigError):
+    pass
+
+
+class NotFound(ModelCacheError):
+    exit_code = 10
+
+
+class ObjectNotFound(NotFound):
+    """A store does not hold *key*; *where* is the store as its user knows it."""
+
+    def __init__(self, key: str, where: str) -> None:
+        super().__init__(f"{where} holds no object {key}")
+        self.key = key
+
+
+class SnapshotNotFound(NotFound):
+    pass
+
+
+class RepositoryNotFound(NotFound):
+    pass
+
+
+class RevisionNotFound(NotFound):
+    pass
+
+
+class FileNotFound(NotFound):
+    pass
+
+
+class NotInLock(NotFound):
+    pass
+
+
+class Unavailable(ModelCacheError):
+    exit_code = 11
+
+
+class RateLimited(Unavailable):
+    """The other side asked us to slow down; *retry_after* is in seconds, None when it did not say."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class AccessDenied(ModelCacheError):
+    exit_code = 12
+
+
+class IntegrityError(ModelCacheError):
+    exit_code = 13
+
+
+class DigestMismatch(IntegrityError):
+    """*what* (a path or key) should have had digest *expected* and has *actual*, both lower-case hex."""
+
+    def __init__(self, what: str, *, expected: str, actual: str, hint: str | None = None) -> None:
+        super().__init__(f"{what}: expected digest {expected}, got {actual}", hint=hint)
+        self.expected = expected
+        self.actual = actual
+
+
+class SizeMismatch(IntegrityError):
+    """*what* (a path or key) should have had *expected* bytes and has *actual*."""
+
+    def __init__(self, what: str, *, expected: int, actual: int, hint: str | None = None) -> None:
+        super().__init__(f"{what}: expected {expected} bytes, got {actual}", hint=hint)
+        self.expected = expected
+        self.actual = actual
+
+
+class ManifestInvalid(IntegrityError):
+    pass
+
+
+class UnsafePath(IntegrityError):
+    pass
+
+
+class SnapshotConflict(IntegrityError):
+    pass
+
+
+class AlreadyExists(ModelCacheError):
+    """A create-only write found *key* taken: an answer to handle, never one to show to a user."""
+
+    def __init__(self, key: str, where: str) -> None:
+        super().__init__(f"{where} holds {key} already")
+        self.key = key
+
+
+class NoSpace(ModelCacheError):
+    exit_code = 14
+
+
+class DeadlineExceeded(ModelCacheError):
+    exit_code = 15
+
+
+class Interrupted(ModelCacheError):
+    exit_code = 130

@@ -1,0 +1,150 @@
+"""
+The manifest: every file of a snapshot with the digests that prove it; a pure function of (repo, commit, selection).
+
+Format 1, docs/format.md. Two writers of the same snapshot make identical bytes, so that a race between
+them changes nothing; hence no times, versions or endpoints in here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen
+
+from ci_modelcache.errors import ManifestInvalid, StoreUnsupported
+from ci_modelcache.model.digest import LEAF_SIZE, Digest, Expected, is_git_oid, set_digest
+from ci_modelcache.model.document import from_plain, parse_json, to_json
+from ci_modelcache.model.path import check_paths
+from ci_modelcache.model.ref import ModelRef, RepoType, SnapshotId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+FORMAT = 1
+FEATURES: frozenset[str] = frozenset()
+"""The required features that this version can read."""
+MAX_FILES = 100_000
+MAX_SIZE = 1 << 50
+"""Bytes of the largest file believed: a petabyte, so that sums stay exact in every JSON reader."""
+
+
+@frozen
+class FileEntry:
+    """
+    One file. *sha256* proves it.
+
+    *git_oid* is the name that git (and so the Hub's ETag) gives it: of the content, or for an *lfs* file of its pointer.
+    *leaves* names the leaf list of a file larger than `LEAF_SIZE`, and is None for the others.
+    """
+
+    path: str
+    size: int
+    sha256: Digest
+    git_oid: str
+    lfs: bool
+    executable: bool
+    leaves: Digest | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 <= self.size <= MAX_SIZE:
+            msg = f"{self.path!r}: impossible size {self.size}"
+            raise ManifestInvalid(msg)
+        if not is_git_oid(self.git_oid):
+            msg = f"{self.path!r}: git_oid is no git object name: {self.git_oid!r:.100}"
+            raise ManifestInvalid(msg)
+        if (self.leaves is not None) != (self.size > LEAF_SIZE):
+            msg = f"{self.path!r}: a leaf list goes with files over {LEAF_SIZE} bytes and no others"
+            raise ManifestInvalid(msg)
+
+    @property
+    def expected(self) -> Expected:
+        """What the bytes must prove."""
+        return Expected(self.size, sha256=self.sha256)
+
+    @property
+    def etag(self) -> str:
+        """The Hub's ETag, which `huggingface_hub` takes as the name of the blob in its cache."""
+        return self.sha256.hex if self.lfs else self.git_oid
+
+
+def _by_path(files: Iterable[FileEntry]) -> tuple[FileEntry, ...]:
+    return tuple(sorted(files, key=lambda file: file.path.encode(errors="surrogatepass")))
+
+
+@frozen
+class Manifest:
+    """A complete snapshot; *files* are ordered by the bytes of their paths, and checked on construction."""
+
+    host: str
+    type: RepoType
+    repo: str
+    commit: str
+    selection: str
+    files: tuple[FileEntry, ...] = field(converter=_by_path)
+    format: int = FORMAT
+    required_features: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        ModelRef(self.repo, self.commit, self.type)
+        if not is_git_oid(self.commit):
+            msg = f"the manifest's commit is no git object name: {self.commit!r:.100}"
+            raise ManifestInvalid(msg)
+        if len(self.files) > MAX_FILES:
+            msg = f"a manifest of {len(self.files)} files; at most {MAX_FILES} are read"
+            raise ManifestInvalid(msg)
+        check_paths(file.path for file in self.files)
+
+    @property
+    def id(self) -> SnapshotId:
+        """What this is a manifest of."""
+        return SnapshotId(self.host, self.type, self.repo, self.commit, self.selection)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def set_digest(self) -> Digest:
+        """The digest of the content alone: the ``digest`` output, good as a build argument or cache key."""
+        return set_digest((file.path, file.sha256) for file in self.files)
+
+    def to_json(self) -> bytes:
+        """The canonical bytes; their SHA-256 is the manifest's name."""
+        return to_json(self)
+
+    @property
+    def digest(self) -> Digest:
+        """The manifest's name."""
+        return Digest.of(self.to_json())
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        """
+        Read a manifest whose digest was checked already.
+
+        Raises `StoreUnsupported` for a format or required feature of a later version, `ManifestInvalid` or
+        `UnsafePath` for one that breaks the format; a manifest not in canonical form breaks it.
+        """
+        plain = parse_json(data, "the manifest")
+        if isinstance(plain, dict):
+            _refuse_later_formats(plain)
+        manifest = from_plain(plain, cls, "the manifest")
+        if manifest.to_json() != data:
+            msg = "the manifest is not in canonical form (RFC 8785, files ordered by path)"
+            raise ManifestInvalid(msg)
+        return manifest
+
+
+def _refuse_later_formats(plain: dict[str, object]) -> None:
+    hint = "upgrade ci-modelcache"
+    found = plain.get("format")
+    if isinstance(found, int) and found > FORMAT:
+        msg = f"the manifest has format {found}; this version reads format {FORMAT}"
+        raise StoreUnsupported(msg, hint=hint)
+    features = plain.get("required_features")
+    if isinstance(features, list):
+        unknown = sorted({str(feature) for feature in features} - FEATURES)
+        if unknown:
+            msg = f"the manifest needs features that this version lacks: {', '.join(unknown):.300}"
+            raise StoreUnsupported(msg, hint=hint)

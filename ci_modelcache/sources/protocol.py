@@ -1,0 +1,68 @@
+"""What an upstream is: an authority that says which files a revision has, and sources of their bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from ci_modelcache.model.listing import ListedFile, Listing
+    from ci_modelcache.model.ref import ModelRef
+
+
+@frozen
+class RefName:
+    """A branch or tag and the *commit* (40 hex digits) that it means."""
+
+    name: str
+    commit: str
+
+
+class Authority(Protocol):
+    """
+    Says what a revision means. It is trusted, over TLS; the bytes that anybody sends are not.
+
+    Raises `RepositoryNotFound` or `RevisionNotFound` for a definite no, `AccessDenied` for 401, 403 and
+    gated repositories, `Unavailable` (after its own retries) for the rest, `IntegrityError` for an answer that makes no sense.
+    """
+
+    @property
+    def host(self) -> str:
+        """The name under which snapshots are kept: host name, with ``:port`` when it is not the scheme's own."""
+
+    def resolve(self, ref: ModelRef) -> str:
+        """The commit (40 hex digits) that *ref* means now."""
+
+    def listing(self, ref: ModelRef, commit: str) -> Listing:
+        """Every file of *commit* in the repository of *ref*."""
+
+    def branches(self, ref: ModelRef) -> tuple[RefName, ...]:
+        """All branches of the repository."""
+
+    def tags(self, ref: ModelRef) -> tuple[RefName, ...]:
+        """All tags of the repository."""
+
+
+class ByteSource(Protocol):
+    """Sends the bytes of a file, which its caller proves; mirrors are further implementations of this."""
+
+    @property
+    def url(self) -> str:
+        """The source as its user writes it, without credentials."""
+
+    def open(
+        self, ref: ModelRef, commit: str, file: ListedFile, *, start: int = 0
+    ) -> AbstractContextManager[Iterator[bytes]]:
+        """
+        Yield an iterator over the bytes of *file* from offset *start*; one attempt, no retry.
+
+        Raises `FileNotFound`, `AccessDenied`, `Unavailable`, and `SizeMismatch` when the source announces another length.
+        """
+
+
+class Upstream(Authority, ByteSource, Protocol):
+    """Both in one, as a Hub-compatible endpoint is."""

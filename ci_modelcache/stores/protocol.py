@@ -1,0 +1,71 @@
+"""What a store is: named bytes, five verbs, and nothing about models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+
+@frozen
+class ObjectInfo:
+    """One stored object: its key, its *size* in bytes, *modified* in seconds since the epoch (the store's clock)."""
+
+    key: str
+    size: int
+    modified: float
+
+
+class Store(Protocol):
+    """
+    Named bytes.
+
+    Keys use ``[A-Za-z0-9._/-]``, are relative, and no key is a prefix folder of another. Every method
+    raises only `ModelCacheError`: `ObjectNotFound` when the object is not there, `AccessDenied` when
+    the store refuses (never taken for absence), `BucketMissing` when there is no such bucket or folder,
+    `Unavailable` for what may pass, `NoSpace` for a full disk. All methods may be called from any thread.
+    """
+
+    @property
+    def url(self) -> str:
+        """The store as its user writes it, without credentials: ``s3://bucket/prefix`` or ``/path``."""
+
+    def read(self, key: str, *, start: int = 0, stop: int | None = None) -> AbstractContextManager[Iterator[bytes]]:
+        """
+        Yield an iterator over bytes *start* to *stop* (exclusive; None: to the end) of *key*.
+
+        `ObjectNotFound` and `AccessDenied` are raised on entry. While iterating, a connection that breaks raises
+        `Unavailable`; an iterator that ends early without an error is possible too, so a reader counts.
+        """
+
+    def write(self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False) -> None:
+        """
+        Make *key* hold exactly the *size* bytes of *chunks*, atomically: readers see all of it or the old state.
+
+        *chunks* is consumed once. When iterating it raises, or yields another number of bytes than *size*
+        (`SizeMismatch`), nothing becomes visible and the exception passes through: an iterator that
+        verifies itself thereby guards the store. With *create_only* an existing key raises `AlreadyExists` where the store
+        can tell; where it cannot (see the capability probe) the key is replaced.
+        """
+
+    def stat(self, key: str) -> ObjectInfo:
+        """Size and age of *key*; raises `ObjectNotFound`."""
+
+    def scan(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object whose key starts with *prefix* (a plain string prefix), ordered by key."""
+
+    def delete(self, key: str) -> None:
+        """Remove *key*; that it is absent already is fine."""
+
+
+@runtime_checkable
+class OnDisk(Protocol):
+    """A store whose objects are plain files of this machine, so that they can be linked instead of copied."""
+
+    def path(self, key: str) -> Path:
+        """The file that holds *key*, whether or not it exists; to be read or linked, never written."""

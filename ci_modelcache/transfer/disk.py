@@ -1,0 +1,33 @@
+"""The only module that asks a disk how much room it has."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from ci_modelcache.errors import NoSpace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_UNIT = 1000
+
+
+def format_bytes(count: float) -> str:
+    """*count* bytes for people, in decimal units as disks and networks are sold: ``13.4 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < _UNIT:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= _UNIT
+    return f"{count:.1f} TB"
+
+
+def require_space(folder: Path, need: int) -> None:
+    """Raise `NoSpace` unless the disk of *folder*, which need not exist yet, has *need* bytes free."""
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    have = shutil.disk_usage(existing).free
+    if have < need:
+        msg = f"need {format_bytes(need)}, have {format_bytes(have)} on {existing}"
+        raise NoSpace(msg, hint="free space there, or restore to another disk")

@@ -1,0 +1,96 @@
+"""The only module through which a file comes to be at a final path."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import tempfile
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, BinaryIO
+
+from ci_modelcache.errors import NoSpace
+from ci_modelcache.model.digest import verified
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from ci_modelcache.model.digest import Expected, Fingerprint
+
+PREFIX = ".landing-"
+"""Names of files that are being written; one that nobody holds locked was left by a killed process."""
+
+
+@contextmanager
+def replacing(target: Path, *, mode: int = 0o644, staging: Path | None = None) -> Iterator[BinaryIO]:
+    """
+    Yield a file that becomes *target* if the block succeeds and vanishes if it does not.
+
+    It is staged in *staging*, a folder on the disk of *target* (default: beside it), never in /tmp: a rename
+    must not become a copy. A full disk raises `NoSpace`; data is on the disk before the name is.
+    """
+    folder = staging or target.parent
+    with explaining_full_disk(target):
+        folder.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=folder, prefix=PREFIX)
+        try:
+            with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, not a path
+                # Held until the file is renamed or closed, by a kill too: `sweep` leaves locked files alone.
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield file
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+                os.replace(name, target)  # noqa: PTH105  # *name* is a string from mkstemp
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(name)  # noqa: PTH108  # as above
+            raise
+
+
+def land(
+    chunks: Iterable[bytes],
+    target: Path,
+    expected: Expected,
+    *,
+    mode: int = 0o644,
+    staging: Path | None = None,
+) -> Fingerprint:
+    """
+    Write *chunks* so that *target* only ever holds verified bytes.
+
+    Raises `SizeMismatch` or `DigestMismatch`, and then *target* is as it was.
+    """
+    hasher = expected.fingerprinter()
+    with replacing(target, mode=mode, staging=staging) as file:
+        for chunk in verified(chunks, expected, str(target), into=hasher):
+            file.write(chunk)
+    return hasher.finish()
+
+
+@contextmanager
+def explaining_full_disk(path: Path) -> Iterator[None]:
+    """Turn the system's "no space" and "over quota" into `NoSpace`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise
+        msg = f"no space left while writing {path}: {error.strerror}"
+        raise NoSpace(msg, hint="free space there, or restore to another disk") from error
+
+
+def sweep(folder: Path) -> int:
+    """Remove from *folder* what killed processes were still writing; returns how many files."""
+    removed = 0
+    for leftover in sorted(folder.glob(f"{PREFIX}*")):
+        with suppress(FileNotFoundError), leftover.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            leftover.unlink()
+            removed += 1
+    return removed

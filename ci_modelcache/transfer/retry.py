@@ -1,0 +1,74 @@
+"""The only module that sleeps and that counts attempts."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import tenacity
+from attrs import field, frozen
+
+from ci_modelcache.errors import RateLimited, Unavailable
+from ci_modelcache.transfer.deadline import Deadline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+def _asked_for(state: tenacity.RetryCallState) -> float:
+    """Seconds that the other side asked us to wait, or 0."""
+    error = None if state.outcome is None else state.outcome.exception()
+    if isinstance(error, RateLimited) and error.retry_after is not None:
+        return error.retry_after
+    return 0.0
+
+
+@frozen
+class RetryPolicy:
+    """
+    How often and how patiently something `Unavailable` is tried again.
+
+    At most *attempts* tries; between them full jitter around a doubling pause of *base* to *cap* seconds,
+    but never less than a `RateLimited` asked for. A pause that would end after *deadline* is not begun:
+    the step ends with `DeadlineExceeded` at once, naming the failure, as waiting could not help.
+    """
+
+    attempts: int = 6
+    base: float = 0.5
+    cap: float = 20.0
+    deadline: Deadline = field(factory=Deadline)
+    sleep: Callable[[float], None] = time.sleep
+
+    def call(self, operation: Callable[[], T], *, doing: str) -> T:
+        """The result of *operation*, which may be called several times and must not mind that."""
+        failures = 0
+        while True:
+            self.deadline.check(doing)
+            try:
+                return operation()
+            except Unavailable as error:
+                failures += 1
+                self.pause(failures, error, doing=doing)
+
+    def pause(self, failures: int, error: Unavailable, *, doing: str) -> None:
+        """Sleep before the next try after so many *failures* in a row, or raise when there is to be none."""
+        if failures >= self.attempts:
+            error.add_note(f"gave up {doing} after {failures} attempts")
+            raise error
+        delay = self._delay(failures, error)
+        if delay >= self.deadline.remaining():
+            raise self.deadline.exceeded(doing, because=error) from error
+        _log.warning("%s; trying again in %.1f s (%d of %d)", error, delay, failures, self.attempts)
+        self.sleep(delay)
+
+    def _delay(self, failures: int, error: Unavailable) -> float:
+        backoff = tenacity.wait_random_exponential(multiplier=self.base, max=self.cap)
+        state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
+        state.attempt_number = failures
+        state.set_exception((type(error), error, error.__traceback__))
+        return max(backoff(state), _asked_for(state))

@@ -1,0 +1,49 @@
+"""The only module that turns connections that break into a stream that does not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from ci_modelcache.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from ci_modelcache.transfer.retry import RetryPolicy
+
+
+class OpenAt(Protocol):
+    """Opens a body at an offset in bytes; the iterator yields what follows, and may break with `Unavailable`."""
+
+    def __call__(self, start: int, /) -> AbstractContextManager[Iterator[bytes]]:
+        """Open at *start*."""
+
+
+def read_through(open_at: OpenAt, size: int, retry: RetryPolicy, *, what: str) -> Iterator[bytes]:
+    """
+    Yield exactly *size* bytes of *what*, reopening at the offset reached when a read breaks off.
+
+    Failures are counted since the last byte: a slow source that makes progress never runs out of
+    attempts, only of the deadline. A source that sends more than *size* is cut off there and left to the digest.
+    """
+    doing = f"reading {what}"
+    offset, failures = 0, 0
+    while offset < size:
+        retry.deadline.check(doing)
+        try:
+            with open_at(offset) as chunks:
+                for chunk in chunks:
+                    piece = chunk[: size - offset]
+                    if piece:
+                        offset, failures = offset + len(piece), 0
+                        yield piece
+                    if offset >= size:
+                        break
+                    retry.deadline.check(doing)
+            if offset < size:
+                msg = f"{what}: the stream ended at {offset} of {size} bytes"
+                raise Unavailable(msg)  # noqa: TRY301  # an early end is one more way to break off
+        except Unavailable as error:
+            failures += 1
+            retry.pause(failures, error, doing=doing)
