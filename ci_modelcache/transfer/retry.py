@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import tenacity
 from attrs import field, frozen
 
 from ci_modelcache.errors import RateLimited, Unavailable
 from ci_modelcache.transfer.deadline import Deadline
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 T = TypeVar("T")
 
