@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
 from ci_modelcache.model.digest import Digest, Expected
 from ci_modelcache.model.path import check_paths
@@ -13,19 +13,21 @@ class ListedFile:
     """
     A file as a Hub's tree lists it.
 
-    *git_oid* is the git blob name of what git stores: the content, or for an LFS file its pointer.
-    *sha256* is that of the content and known for LFS files only: that is why this is no manifest entry.
+    *git_oid* is the git blob name of what git stores: the content, or for an *lfs* file its pointer. *sha256* is that
+    of the content; a Hub publishes it for LFS files only, a lock for all. It may lack: that is why this is no manifest entry.
     """
 
     path: str
     size: int
     git_oid: str
     sha256: Digest | None
+    lfs: bool = Factory(lambda self: self.sha256 is not None, takes_self=True)
+    executable: bool = False
 
     @property
-    def lfs(self) -> bool:
-        """Whether git holds a pointer only."""
-        return self.sha256 is not None
+    def etag(self) -> str:
+        """The Hub's ETag, which `huggingface_hub` takes as the name of the blob in its cache."""
+        return self.sha256.hex if self.lfs and self.sha256 is not None else self.git_oid
 
     @property
     def expected(self) -> Expected:

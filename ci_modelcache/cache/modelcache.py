@@ -1,0 +1,264 @@
+"""
+The only module that knows how snapshots lie in a store; above it nobody sees a key.
+
+Reading follows ref -> manifest -> blob and checks a digest at each arrow but the first. Writing is
+`publication`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from attrs import frozen
+
+from ci_modelcache.cache import keys
+from ci_modelcache.cache.records import CondemnedRecord, HeadRecord, Marker, RefRecord
+from ci_modelcache.errors import (
+    AlreadyExists,
+    DigestMismatch,
+    ManifestInvalid,
+    ObjectNotFound,
+    SizeMismatch,
+    SnapshotNotFound,
+)
+from ci_modelcache.model.digest import Digest
+from ci_modelcache.model.document import MAX_DOCUMENT, from_json, to_json
+from ci_modelcache.model.manifest import Manifest
+from ci_modelcache.stores.protocol import OnDisk, Store
+from ci_modelcache.transfer.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from ci_modelcache.model.ref import ModelRef, RepoType, SnapshotId
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+@frozen
+class BlobCopy:
+    """One stored copy of a blob: something to open, and on a store that is a local disk something to link."""
+
+    _store: Store
+    _key: str
+    size: int
+
+    def open(self, start: int) -> AbstractContextManager[Iterator[bytes]]:
+        """The bytes from offset *start*; one attempt (`transfer.streams.OpenAt`)."""
+        return self._store.read(self._key, start=start)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file of this machine that is this copy, or nothing when it is elsewhere."""
+        return (self._store.path(self._key),) if isinstance(self._store, OnDisk) else ()
+
+    def __str__(self) -> str:
+        return f"{self._store.url}/{self._key}"
+
+
+class ModelCache:
+    """
+    Snapshots in a *store*.
+
+    Every method raises `Unavailable`, `AccessDenied` and `BucketMissing` as the store does, after the retries
+    of *retry*; a store of a later format raises `StoreUnsupported` at first use.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        retry: RetryPolicy | None = None,
+        now: Callable[[], float] = time.time,
+        random: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self.store = store
+        self.retry = retry or RetryPolicy()
+        self.now = now
+        self.random = random
+        self._checked = False
+
+    @property
+    def url(self) -> str:
+        """The store as its user knows it."""
+        return self.store.url
+
+    # --- the marker
+
+    def marker(self) -> Marker:
+        """The store's marker; raises `ObjectNotFound` for a store that nobody has initialised."""
+        data = self.document(keys.MARKER)
+        marker = Marker.from_json(data, f"{self.url}/{keys.MARKER}")
+        self._checked = True
+        return marker
+
+    def initialise(self, probe: Callable[[Store], dict[str, str | bool]]) -> Marker:
+        """The marker, written first when there is none; *probe* then finds out what the store can do."""
+        try:
+            return self.marker()
+        except ObjectNotFound:
+            marker = Marker(id=self.random(16).hex(), capabilities=probe(self.store))
+        try:
+            self.put_document(keys.MARKER, to_json(marker), create_only=True)
+        except AlreadyExists:
+            return self.marker()
+        # A store that ignores create-only lets the last writer win: what counts is what stands there now.
+        return self.marker()
+
+    def check_format(self) -> None:
+        """Refuse a store of a later format, once; one without a marker is empty and of any format."""
+        if self._checked:
+            return
+        try:
+            self.marker()
+        except ObjectNotFound:
+            self._checked = True
+
+    # --- reading
+
+    def head(self, host: str, ref: ModelRef) -> HeadRecord:
+        """What the branch or tag of *ref* meant when last seen; raises `SnapshotNotFound`."""
+        self.check_format()
+        key = keys.head(host, ref.type, ref.repo, ref.revision)
+        try:
+            return from_json(self.document(key), HeadRecord, f"{self.url}/{key}")
+        except ObjectNotFound as error:
+            msg = f"{self.url} does not know {ref}"
+            raise SnapshotNotFound(msg) from error
+
+    def put_head(self, host: str, ref: ModelRef, commit: str, origin: str) -> None:
+        """Record that the branch or tag of *ref* means *commit* now; the last writer wins, which is what a head is."""
+        key = keys.head(host, ref.type, ref.repo, ref.revision)
+        self.put_document(key, to_json(HeadRecord(ref.revision, commit, int(self.now()), origin)))
+
+    def manifest(self, snapshot: SnapshotId) -> Manifest:
+        """The manifest of *snapshot*; raises `SnapshotNotFound` for a miss and `IntegrityError` for a lie."""
+        self.check_format()
+        digest = self.ref(snapshot).manifest
+        try:
+            manifest = self.manifest_named(digest)
+        except ObjectNotFound as error:
+            msg = f"{self.url} has a ref of {snapshot} but not its manifest {digest}"
+            raise SnapshotNotFound(msg) from error
+        if manifest.id != snapshot:
+            msg = f"the ref of {snapshot} leads to the manifest of {manifest.id}"
+            raise ManifestInvalid(msg, hint=f"somebody altered {self.url}/{keys.ref(snapshot)}")
+        return manifest
+
+    def ref(self, snapshot: SnapshotId) -> RefRecord:
+        """The ref of *snapshot*; raises `SnapshotNotFound`."""
+        key = keys.ref(snapshot)
+        try:
+            return from_json(self.document(key), RefRecord, f"{self.url}/{key}")
+        except ObjectNotFound as error:
+            msg = f"{self.url} does not hold {snapshot}"
+            raise SnapshotNotFound(msg) from error
+
+    def manifest_named(self, digest: Digest) -> Manifest:
+        """The manifest with that digest, from whichever copy is right; raises `ObjectNotFound`, `DigestMismatch`."""
+        return Manifest.from_json(self._named_document(keys.manifest(digest), digest))
+
+    def leaf_list(self, digest: Digest) -> bytes:
+        """The leaf list with that digest; raises `ObjectNotFound`, `DigestMismatch`."""
+        return self._named_document(keys.leaves(digest), digest)
+
+    def _named_document(self, canonical: str, digest: Digest) -> bytes:
+        wrong: DigestMismatch | None = None
+        for key, _ in self.copies(canonical):
+            data = self.document(key)
+            actual = Digest.of(data)
+            if actual == digest:
+                return data
+            wrong = DigestMismatch(f"{self.url}/{key}", expected=digest.hex, actual=actual.hex)
+        raise wrong or ObjectNotFound(canonical, self.url)
+
+    def blob_copies(self, digest: Digest, size: int) -> Iterator[BlobCopy]:
+        """
+        Every stored copy of a blob, the canonical one first, found as they are asked for.
+
+        A copy of another length than *size* is raised as `SizeMismatch` when no later copy has the right one.
+        """
+        canonical = keys.blob(digest)
+        wrong: SizeMismatch | None = None
+        for key, actual in self.copies(canonical):
+            if actual == size:
+                yield BlobCopy(self.store, key, size)
+            else:
+                wrong = SizeMismatch(f"{self.url}/{key}", expected=size, actual=actual)
+        if wrong is not None:
+            raise wrong
+
+    def copies(self, canonical: str) -> Iterator[tuple[str, int]]:
+        """Key and size of every copy: the canonical name, then the generations (DESIGN section 7)."""
+        with suppress(ObjectNotFound):
+            yield canonical, self.store.stat(canonical).size
+        for info in self.store.scan(keys.generations(canonical)):
+            yield info.key, info.size
+
+    def snapshots(self) -> Iterator[SnapshotId]:
+        """Every snapshot that the store has a ref of, ordered by key; refs that nobody can read are logged."""
+        self.check_format()
+        return self._snapshots_below(keys.REFS)
+
+    def snapshots_of(self, host: str, type: RepoType, repo: str) -> Iterator[SnapshotId]:  # the Hub's word
+        """Every snapshot of one repository."""
+        return self._snapshots_below(keys.REFS + keys.repository(host, type, repo))
+
+    def _snapshots_below(self, prefix: str) -> Iterator[SnapshotId]:
+        for info in self.store.scan(prefix):
+            try:
+                yield keys.snapshot_of(info.key)
+            except ManifestInvalid as error:
+                _log.warning("%s: %s", self.url, error)
+
+    def heads_of(self, snapshot: SnapshotId) -> tuple[str, ...]:
+        """The branches and tags that mean the commit of *snapshot*, sorted."""
+        base = keys.HEADS + keys.repository(snapshot.host, snapshot.type, snapshot.repo)
+        names = []
+        for info in self.store.scan(base):
+            record = from_json(self.document(info.key), HeadRecord, f"{self.url}/{info.key}")
+            if record.commit == snapshot.commit:
+                names.append(record.revision)
+        return tuple(sorted(names))
+
+    def condemned(self) -> frozenset[str]:
+        """
+        Every key that some collection is about to delete, or has deleted and not yet forgotten.
+
+        A list that cannot be read raises: relying on a name that may be condemned is how data gets lost.
+        """
+        condemned: set[str] = set()
+        for info in self.store.scan(keys.COLLECTIONS):
+            if info.key.endswith("/condemned.json"):
+                record = from_json(self.document(info.key), CondemnedRecord, f"{self.url}/{info.key}")
+                condemned.update(record.keys)
+        return frozenset(condemned)
+
+    # --- documents: objects small enough to be in memory
+
+    def document(self, key: str) -> bytes:
+        """All bytes of the document *key*; raises `ObjectNotFound`."""
+        return self.retry.call(lambda: self._read_document(key), doing=f"reading {key} from {self.url}")
+
+    def _read_document(self, key: str) -> bytes:
+        parts, size = [], 0
+        with self.store.read(key) as chunks:
+            for chunk in chunks:
+                size += len(chunk)
+                if size > MAX_DOCUMENT:
+                    msg = f"{self.url}/{key} has more than {MAX_DOCUMENT} bytes, too many for a document"
+                    raise ManifestInvalid(msg)
+                parts.append(chunk)
+        return b"".join(parts)
+
+    def put_document(self, key: str, data: bytes, *, create_only: bool = False) -> None:
+        """Make *key* hold *data*; raises `AlreadyExists` as the store does."""
+        self.store.write(key, [data], size=len(data), create_only=create_only)
