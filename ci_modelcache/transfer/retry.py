@@ -10,7 +10,7 @@ from typing import TypeVar
 import tenacity
 from attrs import field, frozen
 
-from ci_modelcache.errors import RateLimited, Unavailable
+from ci_modelcache.errors import IntegrityError, RateLimited, Unavailable
 from ci_modelcache.transfer.deadline import Deadline
 
 T = TypeVar("T")
@@ -70,3 +70,17 @@ class RetryPolicy:
         state.attempt_number = failures
         state.set_exception((type(error), error, error.__traceback__))
         return max(backoff(state), _asked_for(state))
+
+
+def once_more(operation: Callable[[], T], *, doing: str) -> T:
+    """
+    The result of *operation*, tried again once, from the start, when it met wrong bytes.
+
+    A flipped bit on the way is rare and gone the second time; bytes that are wrong twice are wrong at
+    their source, and the second `IntegrityError` says so.
+    """
+    try:
+        return operation()
+    except IntegrityError as error:
+        _log.warning("%s; %s once more from the start", error, doing)
+    return operation()
