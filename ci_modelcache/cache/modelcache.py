@@ -91,6 +91,11 @@ class ModelCache:
         """The store as its user knows it."""
         return self.store.url
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folder of this machine that the store is, or nothing when it is elsewhere."""
+        return (self.store.path(""),) if isinstance(self.store, OnDisk) else ()
+
     # --- the marker
 
     def marker(self) -> Marker:

@@ -24,10 +24,20 @@ def format_bytes(count: float) -> str:
 
 def require_space(folder: Path, need: int) -> None:
     """Raise `NoSpace` unless the disk of *folder*, which need not exist yet, has *need* bytes free."""
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
+    existing = _existing(folder)
     have = shutil.disk_usage(existing).free
     if have < need:
         msg = f"need {format_bytes(need)}, have {format_bytes(have)} on {existing}"
         raise NoSpace(msg, hint="free space there, or restore to another disk")
+
+
+def same_disk(one: Path, other: Path) -> bool:
+    """Whether two folders, which need not exist yet, lie on one file system."""
+    return _existing(one).stat().st_dev == _existing(other).stat().st_dev
+
+
+def _existing(folder: Path) -> Path:
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder

@@ -1,0 +1,51 @@
+"""The only module that makes processes of one machine wait for one another."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import filelock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from ci_modelcache.transfer.deadline import Deadline
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def exclusive(name: str, *, folder: Path, deadline: Deadline) -> Iterator[None]:
+    """
+    Hold the lock called *name* (any text), whose file lies in *folder*; the kernel frees it when its holder dies.
+
+    Waits for another holder until *deadline*, then raises `DeadlineExceeded`. The lock saves work, it protects nothing: files
+    come to be by renaming. So where no lock file can be made, that is logged and the block runs without.
+    """
+    path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.lock"
+    lock = filelock.FileLock(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        _log.warning("waiting for another process that works on %s", name)
+        _wait(lock, name, deadline)
+    except OSError as error:
+        _log.warning("working on %s without a lock: %s", name, error)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _wait(lock: filelock.BaseFileLock, name: str, deadline: Deadline) -> None:
+    seconds = deadline.remaining()
+    try:
+        lock.acquire(timeout=-1 if math.isinf(seconds) else seconds, poll_interval=0.1)
+    except filelock.Timeout:
+        raise deadline.exceeded(f"waiting for another process that works on {name}") from None
