@@ -1,0 +1,236 @@
+"""The only module that sends HTTP requests: tokens, redirects, proxies, TLS and time limits are decided here."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from contextlib import contextmanager
+from http.cookiejar import DefaultCookiePolicy
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+import requests
+from attrs import frozen
+from requests.adapters import HTTPAdapter
+
+from ci_modelcache.errors import ConfigError, IntegrityError
+from ci_modelcache.model.redact import redact
+from ci_modelcache.sources.token import Token
+from ci_modelcache.sources.transport import translating
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from ci_modelcache.transfer.deadline import Deadline
+
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 10.0
+"""The longest silence, before the first byte and between two."""
+MAX_REDIRECTS = 10
+PIECE = 1024 * 1024
+"""The most bytes of a body that are handed on at once."""
+
+_MAX_DRAIN = 64 * 1024
+_PORTS = {"http": 80, "https": 443}
+
+
+@frozen
+class Origin:
+    """Scheme, host and port: what a token belongs to."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        """The origin of an absolute http or https *url*; anything else is a `ValueError`."""
+        parts = urlsplit(url)
+        if parts.scheme not in _PORTS or not parts.hostname:
+            msg = f"not an http or https URL: {redact(url)!r:.300}"
+            raise ValueError(msg)
+        return cls(parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme])
+
+    @property
+    def authority(self) -> str:
+        """Host name, with ``:port`` when it is not the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}"
+
+
+@frozen
+class Credential:
+    """A token and the one origin that may see it."""
+
+    token: Token
+    origin: Origin
+
+
+class Answer:
+    """An answer whose body has not been read yet; `HttpSession.ask` closes it."""
+
+    def __init__(self, response: requests.Response, *, asked: Origin, doing: str, deadline: Deadline) -> None:
+        self._response = response
+        self._doing = doing
+        self._deadline = deadline
+        self._answered = Origin.of(response.url)
+        self._asked = asked
+
+    @property
+    def status(self) -> int:
+        """The HTTP status code."""
+        return self._response.status_code
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers; names are looked up without regard to case."""
+        return self._response.headers
+
+    @property
+    def stranger(self) -> str | None:
+        """The origin that gave the answer, when a redirect led away from the one that was asked; else None."""
+        return None if self._answered == self._asked else str(self._answered)
+
+    @property
+    def next_url(self) -> str | None:
+        """The URL of the next page (``Link: <...>; rel="next"``), or None."""
+        url = self._response.links.get("next", {}).get("url")
+        return None if url is None else urljoin(self._response.url, url)
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body as it arrives, at most `PIECE` bytes at a time; a break raises `Unavailable`."""
+        while True:
+            with translating(self._doing):
+                # read1, not read or iter_content: those wait until a whole piece is there, and a trickle
+                # of a few bytes a second would keep the caller from ever looking at its deadline.
+                piece = self._response.raw.read1(PIECE, decode_content=False)
+            if not piece:
+                return
+            yield piece
+
+    def read(self, limit: int) -> bytes:
+        """At most *limit* bytes of the body; the deadline is looked at between pieces."""
+        body = bytearray()
+        for piece in self.pieces():
+            body += piece[: limit - len(body)]
+            self._deadline.check(self._doing)
+            if len(body) >= limit:
+                break
+        return bytes(body)
+
+
+class HttpSession(requests.Session):
+    """
+    Connections that are kept and shared by all threads; TLS is always verified.
+
+    *ca_bundle* is a file or folder of certificates that replaces the built-in ones; without it
+    REQUESTS_CA_BUNDLE counts. HTTP_PROXY, HTTPS_PROXY and NO_PROXY are obeyed; .netrc and cookies are
+    not: what is sent to whom must not depend on a file that a CI image happens to have.
+    """
+
+    def __init__(self, *, ca_bundle: Path | None = None, now: Callable[[], float] = time.time) -> None:
+        super().__init__()
+        self.now = now
+        self._ca_bundle = None if ca_bundle is None else _checked(ca_bundle)
+        self.auth = _no_netrc
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+        # identity: an encoded body has other bytes than those that were promised.
+        self.headers.update({"User-Agent": "ci-modelcache", "Accept-Encoding": "identity"})
+        # No retries here: they are counted in transfer.retry, once.
+        adapter = HTTPAdapter(pool_connections=16, pool_maxsize=64, max_retries=0)
+        for scheme in _PORTS:
+            self.mount(f"{scheme}://", adapter)
+
+    @contextmanager
+    def ask(
+        self,
+        url: str,
+        *,
+        doing: str,
+        deadline: Deadline,
+        credential: Credential | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Iterator[Answer]:
+        """
+        GET *url* once, following at most `MAX_REDIRECTS`, and yield the answer whatever its status.
+
+        The token of *credential* goes to its own origin and to nobody else. *doing* ("asking x for y")
+        begins every message. Raises `Unavailable`, `ConfigError` for a certificate that cannot be
+        verified, `AccessDenied` for a proxy that refuses, `IntegrityError` for redirects that make no sense.
+        """
+        asked = Origin.of(url)
+        for _ in range(MAX_REDIRECTS + 1):
+            deadline.check(doing)
+            response = self._send(url, doing, deadline, credential, headers or {})
+            try:
+                target = _redirect(self, response, doing)
+                answer = Answer(response, asked=asked, doing=doing, deadline=deadline)
+                if target is None:
+                    yield answer
+                    return
+                # Read, so that the connection can be used again: the Hub redirects every small file.
+                answer.read(_MAX_DRAIN)
+            finally:
+                response.close()
+            url = target
+        msg = f"{doing}: more than {MAX_REDIRECTS} redirects, the last to {Origin.of(url)}"
+        raise IntegrityError(msg, hint="a proxy or a mirror is set up wrongly: it sends us in a circle")
+
+    def _send(
+        self, url: str, doing: str, deadline: Deadline, credential: Credential | None, headers: Mapping[str, str]
+    ) -> requests.Response:
+        with translating(doing):
+            prepared = self.prepare_request(requests.Request("GET", url, headers=dict(headers)))
+            sent_to = prepared.url or url
+            # The origin of the URL as it will be sent: two parsers that read a URL differently would leak the token.
+            if credential is not None and Origin.of(sent_to) == credential.origin:
+                prepared.headers["Authorization"] = f"Bearer {credential.token.secret}"
+            # Given with each request: requests lets REQUESTS_CA_BUNDLE override what is set on a session.
+            verify = self._ca_bundle or True
+            settings = self.merge_environment_settings(sent_to, {}, True, verify, None)  # noqa: FBT003  # not our signature
+            return self.send(
+                prepared,
+                allow_redirects=False,
+                timeout=(deadline.at_most(CONNECT_SECONDS), deadline.at_most(READ_SECONDS)),
+                **settings,
+            )
+
+
+def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Set as `auth`, it keeps requests from adding credentials of .netrc or of the URL."""
+    return request
+
+
+def _checked(ca_bundle: Path) -> str:
+    try:
+        folder = ca_bundle.is_dir()
+        ssl.create_default_context(cafile=None if folder else ca_bundle, capath=ca_bundle if folder else None)
+    except OSError as error:  # an ssl.SSLError is one
+        msg = f"cannot use the CA bundle {ca_bundle}: {error.strerror or error}"
+        raise ConfigError(
+            msg, hint="--ca-bundle takes a PEM file, such as /etc/ssl/certs/ca-certificates.crt"
+        ) from error
+    return str(ca_bundle)
+
+
+def _redirect(session: requests.Session, response: requests.Response, doing: str) -> str | None:
+    """Where *response* sends us, or None; never down from https to http, where anybody could answer."""
+    try:
+        location = session.get_redirect_target(response)
+        if location is None:
+            return None
+        target = urljoin(response.url, requests.utils.requote_uri(location))
+        here, there = Origin.of(response.url), Origin.of(target)
+        # No user and password from a stranger's Location: they would go into messages and to a proxy.
+        target = urlunsplit(urlsplit(target)._replace(netloc=there.authority))
+    except (ValueError, requests.exceptions.InvalidURL) as error:
+        msg = f"{doing}: a redirect that leads nowhere: {redact(str(error))}"
+        raise IntegrityError(msg) from error
+    if here.scheme == "https" and there.scheme != "https":
+        msg = f"{doing}: {here} redirects to unencrypted {there}"
+        raise IntegrityError(msg, hint="this is refused always: anybody on the way could answer there")
+    return target

@@ -1,0 +1,231 @@
+"""The only module that knows the addresses of a Hub: what to ask for a revision, a tree, refs and a file."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from ci_modelcache.errors import (
+    ConfigError,
+    FileNotFound,
+    IntegrityError,
+    NotFound,
+    RepositoryNotFound,
+    SizeMismatch,
+    Unavailable,
+)
+from ci_modelcache.model.document import MAX_DOCUMENT
+from ci_modelcache.model.redact import redact
+from ci_modelcache.model.ref import RepoType
+from ci_modelcache.sources.answers import Asking, refusal
+from ci_modelcache.sources.http import Answer, Credential, HttpSession, Origin
+from ci_modelcache.sources.tree import parse_answer, parse_commit, parse_listing, parse_refs, parse_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ci_modelcache.model.listing import ListedFile, Listing
+    from ci_modelcache.model.ref import ModelRef
+    from ci_modelcache.sources.protocol import RefName
+    from ci_modelcache.sources.token import Token
+    from ci_modelcache.transfer.retry import RetryPolicy
+
+MAX_PAGES = 2000
+"""Pages of a tree that are asked for at most; the Hub puts 1,000 entries on one."""
+
+_KINDS = {RepoType.MODEL: "models", RepoType.DATASET: "datasets", RepoType.SPACE: "spaces"}
+_FOLDERS = {RepoType.MODEL: "", RepoType.DATASET: "datasets/", RepoType.SPACE: "spaces/"}
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+_UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})")
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_MAX_POINTER = 1024
+
+
+class HubEndpoint:
+    """
+    A Hub-compatible endpoint, as authority and as source of bytes (`sources.protocol.Upstream`).
+
+    *url* may have a path (a mirror below a prefix). *token* is sent to the origin of *url* only, whatever
+    redirects and links say. `resolve`, `listing`, `branches` and `tags` retry by *retry*; `open` does not,
+    but keeps to its deadline.
+    """
+
+    def __init__(self, url: str, *, session: HttpSession, token: Token | None = None, retry: RetryPolicy) -> None:
+        self._origin = _origin(url)
+        self._base = f"{self._origin}{urlsplit(url).path}".rstrip("/")
+        self._session = session
+        self._credential = None if token is None else Credential(token, self._origin)
+        self._retry = retry
+
+    @property
+    def url(self) -> str:
+        return self._base
+
+    @property
+    def host(self) -> str:
+        return self._origin.authority
+
+    def resolve(self, ref: ModelRef) -> str:
+        """As the protocol says; a full commit means itself and is not asked for: its listing tells whether it exists."""
+        if ref.is_pinned:
+            return ref.revision
+        doing = f"asking {self._base} for {ref}"
+        plain = self._json(self._api(ref, "revision", ref.revision), self._asking(ref, str(ref)), doing)
+        return parse_commit(plain, doing=doing)
+
+    def listing(self, ref: ModelRef, commit: str) -> Listing:
+        what = str(ref.at(commit))
+        doing = f"listing {what} on {self._base}"
+        asking = self._asking(ref, what)
+        tree = self._api(ref, "tree", commit)
+        url: str | None = f"{tree}?recursive=true&expand=false"
+        files: list[ListedFile] = []
+        asked: set[str] = set()
+        while url is not None:
+            if url in asked or len(asked) >= MAX_PAGES:
+                msg = f"{doing}: the pages do not end; the last one asked for was number {len(asked) + 1}"
+                raise IntegrityError(msg)
+            asked.add(url)
+            page, following = self._page(url, asking, doing)
+            files += parse_tree(page, doing=doing)
+            url = None if following is None else self._own(tree, following, doing)
+        return parse_listing(commit, files, doing=doing)
+
+    def branches(self, ref: ModelRef) -> tuple[RefName, ...]:
+        return self._refs(ref, "branches")
+
+    def tags(self, ref: ModelRef) -> tuple[RefName, ...]:
+        return self._refs(ref, "tags")
+
+    @contextmanager
+    def open(self, ref: ModelRef, commit: str, file: ListedFile, *, start: int = 0) -> Iterator[Iterator[bytes]]:
+        what = f"{file.path} of {ref.at(commit)}"
+        doing = f"reading {what} from {self._base}"
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        with self._session.ask(
+            f"{self._base}/{_FOLDERS[ref.type]}{ref.repo}/resolve/{commit}/{quote(file.path)}",
+            doing=doing,
+            deadline=self._retry.deadline,
+            credential=self._credential,
+            headers=headers,
+        ) as answer:
+            if answer.status == 416:  # noqa: PLR2004  # HTTP's own number
+                raise _unsatisfied(answer, file, start, doing)
+            if answer.status not in {200, 206}:
+                raise refusal(answer, self._asking(ref, what, missing=FileNotFound), now=self._session.now())
+            yield self._from(start, answer, file, doing)
+
+    def _from(self, start: int, answer: Answer, file: ListedFile, doing: str) -> Iterator[bytes]:
+        """The pieces of *answer* from offset *start* of *file*, once its headers agree with what is known."""
+        encoding = answer.headers.get("Content-Encoding", "identity")
+        if encoding != "identity":
+            msg = f"{doing}: expected the bytes as they are, got them encoded as {encoding!r:.40}"
+            raise IntegrityError(msg, hint="a proxy or mirror compresses what it must not")
+        if answer.status == 206:  # noqa: PLR2004  # HTTP's own number
+            _check_range(answer, file, start, doing)
+            return answer.pieces()
+        _check_length(answer, file, doing)
+        # The whole file although a part was asked for: some mirrors know no ranges.
+        return _skipping(start, answer.pieces(), self._retry, doing) if start else answer.pieces()
+
+    def _refs(self, ref: ModelRef, member: str) -> tuple[RefName, ...]:
+        doing = f"asking {self._base} for the {member} of {ref.repo}"
+        plain = self._json(self._api(ref, "refs"), self._asking(ref, ref.repo), doing)
+        return parse_refs(plain, member, doing=doing)
+
+    def _api(self, ref: ModelRef, *parts: str) -> str:
+        tail = "".join(f"/{quote(part, safe='')}" for part in parts)
+        return f"{self._base}/api/{_KINDS[ref.type]}/{ref.repo}{tail}"
+
+    def _asking(self, ref: ModelRef, what: str, missing: type[NotFound] = RepositoryNotFound) -> Asking:
+        # A 404 without a code could also mean the revision. The repository is named, as it is more often
+        # a wrong address, and either way the answer is a definite no that no retry changes.
+        page = f"{self._base}/{_FOLDERS[ref.type]}{ref.repo}"
+        return Asking(self._base, what, page, token=self._credential is not None, missing=missing)
+
+    def _json(self, url: str, asking: Asking, doing: str) -> Any:  # noqa: ANN401  # JSON has no narrower type
+        return self._page(url, asking, doing)[0]
+
+    def _page(self, url: str, asking: Asking, doing: str) -> tuple[Any, str | None]:
+        """One answer as plain JSON, and the URL of the page after it."""
+        return self._retry.call(lambda: self._ask_once(url, asking, doing), doing=doing)
+
+    def _ask_once(self, url: str, asking: Asking, doing: str) -> tuple[Any, str | None]:
+        with self._session.ask(url, doing=doing, deadline=self._retry.deadline, credential=self._credential) as answer:
+            if answer.status != 200:  # noqa: PLR2004  # HTTP's own number
+                raise refusal(answer, asking, now=self._session.now())
+            data = answer.read(MAX_DOCUMENT + 1)
+            content_type = answer.headers.get("Content-Type", "")
+            return parse_answer(data, doing=doing, content_type=content_type), answer.next_url
+
+    def _own(self, tree: str, following: str, doing: str) -> str:
+        """
+        The next page on this endpoint.
+
+        A mirror that copies the Hub's ``Link`` points at the Hub: what we are told about trust, and our
+        token, stay here, so only the query (the cursor) of such a link is taken.
+        """
+        parts = urlsplit(following)
+        if not parts.query or not parts.path.endswith(urlsplit(tree).path.rpartition("/api/")[2]):
+            msg = f"{doing}: the link to the next page leads elsewhere: {redact(following)!r:.200}"
+            raise IntegrityError(msg)
+        return f"{tree}?{parts.query}"
+
+
+def _origin(url: str) -> Origin:
+    try:
+        parts = urlsplit(url)
+        origin = Origin.of(url)
+    except ValueError as error:
+        msg = f"not the address of a Hub: {redact(url)!r:.200}"
+        raise ConfigError(msg, hint="write it as https://huggingface.co") from error
+    if parts.username is not None or parts.password is not None:
+        msg = f"a user or password in the address of {origin}"
+        raise ConfigError(msg, hint="set HF_TOKEN instead: addresses are shown in messages and logs")
+    if parts.query or parts.fragment:
+        msg = f"the address of a Hub has no query: {redact(urlunsplit(parts))!r:.200}"
+        raise ConfigError(msg, hint="write it as https://huggingface.co")
+    return origin
+
+
+def _check_range(answer: Answer, file: ListedFile, start: int, doing: str) -> None:
+    """No client of the Hub checks this, and a part from another offset then corrupts a file in silence."""
+    found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+    if found is None:
+        msg = f"{doing}: asked for bytes from {start}, got a part that does not say which"
+        raise IntegrityError(msg)
+    if int(found[1]) != start:
+        msg = f"{doing}: asked for bytes from {start}, got bytes from {found[1]}"
+        raise IntegrityError(msg)
+    if found[3] != "*" and int(found[3]) != file.size:
+        raise SizeMismatch(doing, expected=file.size, actual=int(found[3]))
+
+
+def _check_length(answer: Answer, file: ListedFile, doing: str) -> None:
+    length = answer.headers.get("Content-Length", "")
+    if not re.fullmatch(r"\d{1,19}", length) or int(length) == file.size:
+        return
+    hint = None
+    if "html" in answer.headers.get("Content-Type", ""):
+        hint = "a login page, a proxy or another web server answers in place of a Hub"
+    elif file.lfs and int(length) <= _MAX_POINTER and answer.read(_MAX_POINTER).startswith(_POINTER):
+        hint = "it is a git-lfs pointer in place of the content: this mirror was filled without git-lfs"
+    raise SizeMismatch(doing, expected=file.size, actual=int(length), hint=hint)
+
+
+def _unsatisfied(answer: Answer, file: ListedFile, start: int, doing: str) -> IntegrityError | Unavailable:
+    found = _UNSATISFIED.fullmatch(answer.headers.get("Content-Range", ""))
+    if found is not None and int(found[1]) != file.size:
+        return SizeMismatch(doing, expected=file.size, actual=int(found[1]))
+    return Unavailable(f"{doing}: refused to send bytes from {start} of {file.size}")
+
+
+def _skipping(count: int, pieces: Iterator[bytes], retry: RetryPolicy, doing: str) -> Iterator[bytes]:
+    """*pieces* without the first *count* bytes; they cost their time, so the deadline is looked at here."""
+    for piece in pieces:
+        retry.deadline.check(doing)
+        if count < len(piece):
+            yield piece[count:]
+        count = max(0, count - len(piece))
