@@ -94,7 +94,7 @@ class ModelCache:
     @property
     def folders(self) -> tuple[Path, ...]:
         """The folder of this machine that the store is, or nothing when it is elsewhere."""
-        return (self.store.path(""),) if isinstance(self.store, OnDisk) else ()
+        return (self.store.root,) if isinstance(self.store, OnDisk) else ()
 
     # --- the marker
 

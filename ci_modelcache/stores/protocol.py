@@ -67,5 +67,9 @@ class Store(Protocol):
 class OnDisk(Protocol):
     """A store whose objects are plain files of this machine, so that they can be linked instead of copied."""
 
+    @property
+    def root(self) -> Path:
+        """The folder that the store is."""
+
     def path(self, key: str) -> Path:
         """The file that holds *key*, whether or not it exists; to be read or linked, never written."""

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from ci_modelcache.cache.modelcache import ModelCache
 from ci_modelcache.errors import AccessDenied, IntegrityError, NoSpace, SizeMismatch, Unavailable
 from ci_modelcache.model.manifest import Manifest
 from ci_modelcache.transfer.disk import require_space
@@ -29,6 +28,7 @@ from ci_modelcache.verbs.publish import publish, read_file
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ci_modelcache.cache.modelcache import ModelCache
     from ci_modelcache.model.digest import Fingerprint
     from ci_modelcache.model.listing import ListedFile
     from ci_modelcache.model.manifest import FileEntry

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from ci_modelcache.model.manifest import FileEntry
 from ci_modelcache.transfer.disk import require_space, same_disk
 from ci_modelcache.transfer.parallel import for_each
-from ci_modelcache.transfer.receipts import FileState, check_file
+from ci_modelcache.transfer.receipts import check_file
 from ci_modelcache.verbs.deliver import UPSTREAM, Delivery, Route, deliver
 
 if TYPE_CHECKING:
-    from ci_modelcache.model.manifest import FileEntry, Manifest
-
-GOOD = frozenset({FileState.PROVEN, FileState.VERIFIED})
+    from ci_modelcache.model.manifest import Manifest
+    from ci_modelcache.transfer.receipts import FileState
 
 
 @frozen
@@ -44,14 +44,16 @@ def plan(manifest: Manifest, route: Route) -> Plan:
     states: dict[str, FileState] = {}
 
     def check(file: FileEntry) -> None:
-        states[file.path] = check_file(route.layout.content(file), file.expected, route.receipts)
+        states[file.path] = check_file(
+            route.layout.content(file), file.expected, route.receipts, links=route.layout.linkable
+        )
 
     step = route.step
     for_each(unique.values(), check, workers=step.workers, deadline=step.deadline, doing="looking at what is there")
-    missing = [file for file in unique.values() if states[file.path] not in GOOD]
+    missing = [file for file in unique.values() if not states[file.path].good]
     return Plan(
         missing=tuple(sorted(missing, key=lambda file: file.size, reverse=True)),
-        replaced=tuple(sorted(file.path for file in missing if states[file.path] is FileState.DIFFERENT)),
+        replaced=tuple(sorted(file.path for file in missing if states[file.path].status == "different")),
     )
 
 

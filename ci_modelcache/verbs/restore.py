@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import field, frozen
 
 from ci_modelcache.errors import (
     AccessDenied,
@@ -55,7 +56,7 @@ class RestoreOptions:
     *revision_ttl*: for how many seconds the store is believed about a branch.
     """
 
-    selection: Selection = Selection()
+    selection: Selection = field(factory=Selection)
     locks: tuple[Lock, ...] = ()
     save: bool = True
     fail_on_miss: bool = False
@@ -113,7 +114,7 @@ class _Done:
     manifest: Manifest
     result: str
     anchor: str
-    placement: Placement = Placement()
+    placement: Placement = field(factory=Placement)
     received: int = 0
     warnings: tuple[str, ...] = ()
     saved: bool = False
@@ -139,14 +140,14 @@ def restore(
     step.state.mkdir(parents=True, exist_ok=True)
     with (
         exclusive(str(layout.root), folder=step.state / "locks", deadline=step.deadline),
-        Receipts(step.state / "receipts.sqlite") as receipts,
+        closing(Receipts(step.state / "receipts.sqlite")) as receipts,
     ):
         sweep(layout.staging)
         wanted = _wanted(ref, layout, receipts, cache=cache, upstream=upstream, options=options)
         route = Route(ref.at(wanted.snapshot.commit), layout, cache, upstream, receipts, step, options.save)
         done = _restore(ref, wanted, route, options)
         path = layout.snapshot_path(wanted.snapshot.commit)
-        extra = layout.extra(done.manifest)
+        extra = layout.extra(done.manifest)  # noqa: S610  # a layout, not Django
         if options.prune_extra:
             layout.prune(extra)
         receipts.note_snapshot(_place(layout), str(wanted.snapshot), done.manifest.to_json())
@@ -247,8 +248,9 @@ def _fetched(ref: ModelRef, wanted: _Wanted, route: Route, options: RestoreOptio
     acquired = acquire(wanted.snapshot, files, route)
     for locked in wanted.manifests if wanted.anchor == LOCK else ():
         if acquired.manifest != locked:
+            what = f"the manifest of {wanted.snapshot}"
             raise DigestMismatch(
-                f"the manifest of {wanted.snapshot}",
+                what,
                 expected=locked.digest.hex,
                 actual=acquired.manifest.digest.hex,
                 hint="the lock and the bytes disagree: restore modelcache.lock from git",

@@ -1,0 +1,107 @@
+"""Look at everything that a restore stands on, and say what is wrong with it before a pipeline does."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+
+from attrs import evolve, frozen
+
+from ci_modelcache.errors import ModelCacheError, ObjectNotFound
+from ci_modelcache.model.document import to_plain
+from ci_modelcache.stores.probe import probe
+from ci_modelcache.transfer.disk import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from ci_modelcache.cache.modelcache import ModelCache
+    from ci_modelcache.model.ref import ModelRef
+    from ci_modelcache.sources.protocol import Upstream
+    from ci_modelcache.verbs.step import Step
+
+
+@frozen
+class Check:
+    """One thing looked at: *status* is ``ok``, ``warning`` or ``failed``, *hint* what to do, *exit_code* that of the failure."""
+
+    name: str
+    status: str
+    detail: str
+    hint: str = ""
+    exit_code: int = 0
+
+
+@frozen
+class DoctorReport:
+    """All checks, in the order in which a restore would meet them."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """That of the first failed check, or 0."""
+        return next((check.exit_code for check in self.checks if check.exit_code), 0)
+
+
+def doctor(
+    *, cache: ModelCache, upstream: Upstream, folders: Iterable[Path], ref: ModelRef | None, write: bool, step: Step
+) -> DoctorReport:
+    """
+    Check this Python, the *folders* that a restore writes to, the store and the authority; raises nothing that a check can say.
+
+    With *write* the store's capability probe runs, which writes a few small objects and removes them. With *ref*
+    the authority is asked for it, which proves network, proxy, certificates and token at once.
+    """
+    step.state.mkdir(parents=True, exist_ok=True)
+    checks = [
+        Check("python", "ok", f"{platform.python_version()} ({sys.executable}) on {platform.platform()}"),
+        *(_attempt(f"folder {folder}", lambda folder=folder: _folder(folder)) for folder in folders),
+        _attempt("store", lambda: _marker(cache)),
+    ]
+    if write:
+        checks.append(_attempt("store writes", lambda: _probe(cache)))
+    if ref is not None:
+        checks.append(_attempt("upstream", lambda: _upstream(upstream, ref)))
+    return DoctorReport(tuple(checks))
+
+
+def _attempt(name: str, look: Callable[[], Check]) -> Check:
+    try:
+        return evolve(look(), name=name)
+    except ModelCacheError as error:
+        return Check(name, "failed", error.message, error.hint or "", error.exit_code)
+    except OSError as error:
+        return Check(name, "failed", str(error), "check the folder's owner and permissions", 2)
+
+
+def _folder(folder: Path) -> Check:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".landing-"):
+        free = shutil.disk_usage(folder).free
+    return Check("", "ok", f"writable, {format_bytes(free)} free")
+
+
+def _marker(cache: ModelCache) -> Check:
+    try:
+        marker = cache.marker()
+    except ObjectNotFound:
+        return Check("", "ok", f"{cache.url} is reachable, and empty: it is initialised by the first save")
+    return Check("", "ok", f"{cache.url} is a store of format {marker.format}, id {marker.id}")
+
+
+def _probe(cache: ModelCache) -> Check:
+    capabilities = to_plain(probe(cache.store, random=cache.random))
+    found = ", ".join(f"{name}: {value}" for name, value in sorted(capabilities.items()))
+    weak = capabilities.get("create_only") not in {True, "atomic"}
+    hint = "it ignores create-only writes: concurrent first writers upload twice, nothing else" if weak else ""
+    return Check("", "warning" if weak else "ok", found, hint)
+
+
+def _upstream(upstream: Upstream, ref: ModelRef) -> Check:
+    commit = upstream.resolve(ref)
+    return Check("", "ok", f"{upstream.url} knows {ref} as {commit}")
