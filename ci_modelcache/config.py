@@ -1,0 +1,284 @@
+"""
+The only module that reads the environment: what every setting is, and who said so.
+
+A setting comes from the first of: its flag; its variable ``CI_MODELCACHE_<NAME>``; a variable of another tool that
+speaks about this job (Hugging Face's); modelcache.toml, the nearest upward from the working directory, then the one in
+the user's config folder; another setting that it is like; a variable that describes the machine (AWS, TLS, CI); its
+default. An empty variable is an unset one. The settings themselves are listed in `ci_modelcache.settings`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from attrs import frozen
+
+from ci_modelcache.errors import ConfigError
+from ci_modelcache.model.project import FILE, Project, describe, unknown
+from ci_modelcache.settings import DEFAULT_ENDPOINT, PREFIX, SETTINGS, SWITCH, Base, Mode, ProgressStyle, Setting
+from ci_modelcache.sources.token import Token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_log = logging.getLogger(__name__)
+
+
+class Rank(StrEnum):
+    """What sort of place a value came from."""
+
+    FLAG = "flag"
+    VARIABLE = "variable"
+    PROJECT = "project file"
+    USER = "user file"
+    DEFAULT = "default"
+
+
+@frozen
+class Origin:
+    """Where a value came from; *text* is for people: ``flag --store``, ``modelcache.toml:3``."""
+
+    rank: Rank
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@frozen
+class Config:
+    """Every setting of `SETTINGS`, *origins* by setting, and the *project*: modelcache.toml, without models if there is none."""
+
+    store: str
+    endpoint_url: str | None
+    region: str | None
+    mode: Mode
+    endpoint: str
+    token: Token | None
+    offline: bool
+    deadline: float | None
+    """Seconds; None: no limit."""
+    revision_ttl: float
+    """Seconds."""
+    hub_cache: Path
+    state: Path
+    workers: int
+    ca_bundle: Path | None
+    hub_ca_bundle: Path | None
+    store_ca_bundle: Path | None
+    normalize: bool
+    source_date_epoch: int
+    lock_file: Path
+    progress: ProgressStyle
+    color: bool
+    origins: dict[str, Origin]
+    project: Project
+
+    @classmethod
+    def load(
+        cls, flags: Mapping[str, object], *, environ: Mapping[str, str], cwd: Path, in_container: bool = False
+    ) -> Self:
+        """
+        Find every setting; *flags* by setting name, None for one not given.
+
+        Raises `ConfigError` naming the flag, variable or line of a file that is wrong, also for an unknown one.
+        """
+        _check_variables(environ)
+        home = Path(environ.get("HOME") or "/")
+        projects = tuple(_projects(environ, cwd, home))
+        own = next((file for file in projects if file.rank is Rank.PROJECT), _File(cwd, Project(FILE), Rank.PROJECT))
+        search = _Search(
+            flags, environ, Base(cwd, home), projects, _places(environ, home, own.folder, in_container=in_container)
+        )
+        found: dict[str, tuple[Any, Origin]] = {}
+        for setting in SETTINGS:
+            found[setting.name] = search.find(setting, found)
+        found["token"] = _guarded(found["token"], found["endpoint"])
+        values = {setting.attribute: found[setting.name][0] for setting in SETTINGS}
+        origins = {name: origin for name, (_, origin) in found.items()}
+        return cls(**values, origins=origins, project=own.content)
+
+    @property
+    def mtime(self) -> int | None:
+        """The time for every restored file, in epoch seconds; None: leave it alone."""
+        return self.source_date_epoch if self.normalize else None
+
+
+def environment() -> Mapping[str, str]:
+    """The variables of this process."""
+    return dict(os.environ)
+
+
+def in_container(*, root: Path = Path("/"), host: str | None = None) -> bool:
+    """
+    Whether this is a container, where files probably become an image layer.
+
+    Docker leaves /.dockerenv and Podman /run/.containerenv; a `RUN` step of BuildKit has neither, but its host name.
+    """
+    marks = (root / ".dockerenv", root / "run" / ".containerenv")
+    return any(mark.exists() for mark in marks) or (host or os.uname().nodename) == "buildkitsandbox"
+
+
+@frozen
+class _File:
+    """One modelcache.toml: of the project or of the user, as *rank* says."""
+
+    folder: Path
+    content: Project
+    rank: Rank
+
+
+@frozen
+class _Candidate:
+    """A value somebody gave: as text or, in a file, as TOML has it."""
+
+    raw: object
+    origin: Origin
+    base: Base
+
+
+@frozen
+class _Search:
+    """All that may say something about a setting."""
+
+    flags: Mapping[str, object]
+    environ: Mapping[str, str]
+    base: Base
+    files: tuple[_File, ...]
+    places: Mapping[str, str]
+
+    def find(self, setting: Setting, found: Mapping[str, tuple[Any, Origin]]) -> tuple[Any, Origin]:
+        """The value of *setting* and its origin, given those *found* before."""
+        for candidate in self._said(setting):
+            return _read(setting, candidate), candidate.origin
+        if setting.like is not None and found[setting.like][0] is not None:
+            return found[setting.like]
+        for candidate in self._supposed(setting):
+            return _read(setting, candidate), candidate.origin
+        return None, Origin(Rank.DEFAULT, "default")
+
+    def _said(self, setting: Setting) -> Iterator[_Candidate]:
+        flag = self.flags.get(setting.name)
+        if flag is not None:
+            no = "no-" if flag is False else ""
+            yield _Candidate(str(flag), Origin(Rank.FLAG, f"flag --{no}{setting.name}"), self.base)
+        if own := self.environ.get(setting.variable):
+            yield _Candidate(own, Origin(Rank.VARIABLE, f"variable {setting.variable}"), self.base)
+        yield from self._heard(setting, ambient=False)
+        for file in self.files:
+            if setting.name in file.content.settings:
+                where = Origin(file.rank, file.content.at(setting.name))
+                yield _Candidate(file.content.settings[setting.name], where, Base(file.folder, self.base.home))
+
+    def _supposed(self, setting: Setting) -> Iterator[_Candidate]:
+        yield from self._heard(setting, ambient=True)
+        if setting.default_file is not None:
+            path = self.base.path(setting.default_file.format(**self.places))
+            if text := _content(path):
+                yield _Candidate(text, Origin(Rank.DEFAULT, f"file {path}"), self.base)
+        if setting.default is not None:
+            text = setting.default.format(**self.places)
+            yield _Candidate(text, Origin(Rank.DEFAULT, "default"), self.base)
+
+    def _heard(self, setting: Setting, *, ambient: bool) -> Iterator[_Candidate]:
+        for alias in setting.ambient if ambient else setting.aliases:
+            value = self.environ.get(alias.variable)
+            if value and value.lower() not in alias.ignored:
+                origin = Origin(Rank.VARIABLE, f"variable {alias.variable}")
+                yield _Candidate(alias.template.format(value), origin, self.base)
+
+
+def _read(setting: Setting, candidate: _Candidate) -> object:
+    raw, origin = candidate.raw, candidate.origin
+    in_file = origin.rank in {Rank.PROJECT, Rank.USER}
+    where = f"{origin}: {setting.name}" if in_file else str(origin)
+    if in_file and type(raw) not in setting.kind.toml:
+        msg = f"{where}: expected {setting.kind.expected}, got {describe(raw)}"
+        hint = "write true or false, without quotes" if setting.kind is SWITCH else None
+        raise ConfigError(msg, hint=hint)
+    text = str(raw).strip()
+    if not text:
+        msg = f"{where}: expected {setting.kind.expected}, got nothing"
+        raise ConfigError(msg, hint="leave it out to have the default")
+    try:
+        return setting.kind.read(text, candidate.base)
+    except ConfigError as error:
+        msg = f"{where}: {error.message}"
+        raise ConfigError(msg, hint=error.hint) from error
+
+
+def _guarded(token: tuple[Any, Origin], endpoint: tuple[Any, Origin]) -> tuple[Any, Origin]:
+    """
+    The token, unless it would go to a host that a file of the repository chose.
+
+    Whoever can propose a change to modelcache.toml could otherwise have the job's token sent to himself.
+    """
+    value, origin = token
+    ours = next(setting.variable for setting in SETTINGS if setting.name == "token")
+    chosen = endpoint[1].rank is Rank.PROJECT and endpoint[0] != DEFAULT_ENDPOINT
+    if value is None or not chosen or origin.text == f"variable {ours}":
+        return token
+    _log.warning(
+        "the token of %s is not used: %s names the endpoint %s; set %s to send a token there",
+        *(origin, endpoint[1], endpoint[0], ours),
+    )
+    return None, Origin(Rank.DEFAULT, f"{origin}, not used: the endpoint is named by {endpoint[1]}")
+
+
+def _check_variables(environ: Mapping[str, str]) -> None:
+    known = [setting.variable for setting in SETTINGS]
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in known:
+            raise unknown("variable", name, known, at="environment")
+
+
+def _projects(environ: Mapping[str, str], cwd: Path, home: Path) -> Iterator[_File]:
+    settings = Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "ci-modelcache"
+    nearest = next((folder for folder in (cwd, *cwd.parents) if (folder / FILE).is_file()), None)
+    if nearest is not None and nearest != settings:
+        yield _file(nearest, os.path.relpath(nearest / FILE, cwd), Rank.PROJECT)
+    if (settings / FILE).is_file():
+        users = _file(settings, str(settings / FILE), Rank.USER)
+        if users.content.models:
+            msg = f"{users.content.where} names models, which belong into the modelcache.toml of a project"
+            raise ConfigError(msg, hint="move the [[models]] tables there")
+        yield users
+
+
+def _file(folder: Path, where: str, rank: Rank) -> _File:
+    try:
+        text = (folder / FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"cannot read {where}: {error}"
+        raise ConfigError(msg) from error
+    known = [setting.name for setting in SETTINGS if setting.in_file]
+    secret = [setting.name for setting in SETTINGS if setting.secret]
+    return _File(folder, Project.parse(text, where=where, known=known, secret=secret), rank)
+
+
+def _places(environ: Mapping[str, str], home: Path, project: Path, *, in_container: bool) -> dict[str, str]:
+    cache = environ.get("XDG_CACHE_HOME") or f"{home}/.cache"
+    hub = environ.get("HF_HOME") or f"{cache}/huggingface"
+    return {
+        "cache": cache,
+        "project": str(project),
+        "token_file": environ.get("HF_TOKEN_PATH") or f"{hub}/token",
+        "in_container": "yes" if in_container else "no",
+    }
+
+
+def _content(path: Path) -> str:
+    """The text of the file at *path*, empty when there is no such file."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        # A home folder of somebody else is usual in containers; whether a token is needed is not known here.
+        _log.info("no token from %s: %s", path, error)
+        return ""
