@@ -23,31 +23,67 @@ PREFIX = ".landing-"
 
 
 @contextmanager
-def replacing(target: Path, *, mode: int = 0o644, staging: Path | None = None) -> Iterator[BinaryIO]:
+def replacing(
+    target: Path, *, mode: int = 0o644, staging: Path | None = None, create_only: bool = False
+) -> Iterator[BinaryIO]:
     """
     Yield a file that becomes *target* if the block succeeds and vanishes if it does not.
 
     It is staged in *staging*, a folder on the disk of *target* (default: beside it), never in /tmp: a rename
-    must not become a copy. A full disk raises `NoSpace`; data is on the disk before the name is.
+    must not become a copy. A full disk raises `NoSpace`; data is on the disk before the name is. With *create_only*
+    a *target* that exists at the end raises `FileExistsError` and stays as it is.
     """
     folder = staging or target.parent
     with explaining_full_disk(target):
         folder.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=folder, prefix=PREFIX)
+        descriptor, name = _stage(folder)
         try:
             with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, not a path
-                # Held until the file is renamed or closed, by a kill too: `sweep` leaves locked files alone.
-                fcntl.flock(file, fcntl.LOCK_EX)
                 yield file
                 file.flush()
                 os.fchmod(file.fileno(), mode)
+                _predate(file.fileno())
                 os.fsync(file.fileno())
-                os.replace(name, target)  # noqa: PTH105  # *name* is a string from mkstemp
+                if create_only:
+                    _link(name, target)
+                else:
+                    os.replace(name, target)  # noqa: PTH105  # *name* is a string from mkstemp
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(name)  # noqa: PTH108  # as above
             raise
+
+
+def _stage(folder: Path) -> tuple[int, str]:
+    """A new file in *folder*, locked until it is closed, by a kill too: `sweep` leaves locked files alone."""
+    while True:
+        descriptor, name = tempfile.mkstemp(dir=folder, prefix=PREFIX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, name
+        os.close(descriptor)  # a `sweep` of another process came between making and locking
+
+
+def _predate(descriptor: int) -> None:
+    """Set the mtime back by a millisecond, so that a later write shows in it even within one tick of the disk's clock."""
+    # `transfer.receipts` relies on this: a file whose mtime is its ctime may be written again without a trace.
+    times = os.fstat(descriptor)
+    os.utime(descriptor, ns=(times.st_atime_ns, times.st_mtime_ns - 1_000_000))
+
+
+def _link(name: str, target: Path) -> None:
+    try:
+        os.link(name, target)  # the one call that creates a name with content, or fails because it is taken
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}:
+            raise
+        # A disk without hard links (FAT, some FUSE and network disks): two writers in this moment may both win.
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        os.replace(name, target)  # noqa: PTH105  # *name* is a string from mkstemp
+    else:
+        os.unlink(name)  # noqa: PTH108  # as above
 
 
 def land(
