@@ -10,39 +10,97 @@ from __future__ import annotations
 import functools
 import json
 import tomllib
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_origin
 
+import attrs
 import rfc8785
 
-from ci_modelcache.errors import ManifestInvalid
+from ci_modelcache.errors import ManifestInvalid, ModelCacheError, StoreUnsupported, UnsafePath
 from ci_modelcache.model.digest import Digest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from cattrs import Converter
 
 T = TypeVar("T")
 
 MAX_DOCUMENT = 32 * 1024 * 1024
-"""Bytes of the largest document read into memory: a manifest of 100,000 files has about 30 MB."""
+"""Bytes of the largest document written or read: a manifest of 100,000 files has about 25 MB."""
+
+_SHOWN = 5
+"""Defects that an error message lists."""
+_NAMES = {dict: "object", list: "list", type(None): "null"}
+
+
+class _WrongType(TypeError):
+    """A value of a type that its field does not have."""
 
 
 @functools.cache
 def _converter() -> Converter:
     from cattrs import Converter  # noqa: PLC0415  # 60 ms that only documents need
+    from cattrs.gen import make_dict_structure_fn, mapping_structure_factory  # noqa: PLC0415  # as above
 
-    converter = Converter(forbid_extra_keys=True)
-    for exact in (str, int, bool):
+    converter = Converter()
+    for exact in (int, bool):
         converter.register_structure_hook(exact, functools.partial(_exactly, exact))
-    converter.register_structure_hook(Digest, lambda value, _: Digest(value))
+    # cattrs uses the hook of str for every subclass of it, and so for each StrEnum.
+    converter.register_structure_hook(
+        str, lambda value, kind: _member(value, kind) if issubclass(kind, StrEnum) else _exactly(str, value)
+    )
+    converter.register_structure_hook_func(
+        lambda kind: kind == str | bool, lambda value, _: value if type(value) is bool else _exactly(str, value)
+    )
+    converter.register_structure_hook(Digest, lambda value, _: Digest(_exactly(str, value)))
     converter.register_unstructure_hook(Digest, str)
+    # By itself cattrs takes any iterable for a tuple (the letters of a text, the keys of an object).
+    converter.register_structure_hook_factory(
+        _generic(tuple),
+        lambda kind: _only(list, converter.get_structure_hook(list[get_args(kind)[0]]), then=tuple),  # type: ignore[misc]  # a type made at run time
+    )
+    converter.register_structure_hook_factory(
+        _generic(dict), lambda kind: _only(dict, mapping_structure_factory(kind, converter))
+    )
+    converter.register_structure_hook_factory(
+        attrs.has,
+        lambda kind: _only(dict, make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)),
+    )
     return converter
 
 
-def _exactly(exact: type, value: object, _type: type) -> object:
+def _generic(origin: type) -> Callable[[Any], bool]:
+    return lambda kind: get_origin(kind) == origin
+
+
+def _exactly(exact: type[T], value: object, _type: object = None) -> T:
     if type(value) is not exact:
-        msg = f"expected {exact.__name__}, got {type(value).__name__}"
-        raise TypeError(msg)
+        msg = f"expected {_named(exact)}, got {_named(type(value))}"
+        raise _WrongType(msg)
     return value
+
+
+def _named(kind: type) -> str:
+    return _NAMES.get(kind, kind.__name__)
+
+
+def _only(
+    exact: type, structure: Callable[[Any, Any], Any], *, then: Callable[[Any], Any] | None = None
+) -> Callable[[Any, Any], Any]:
+    def checked(value: object, kind: Any) -> Any:  # noqa: ANN401  # cattrs' own signature
+        result = structure(_exactly(exact, value), kind)
+        return result if then is None else then(result)
+
+    return checked
+
+
+def _member(value: object, kind: type[StrEnum]) -> StrEnum:
+    try:
+        return kind(_exactly(str, value))
+    except ValueError:
+        msg = f"expected one of {', '.join(kind)}, got {value!r:.100}"
+        raise ValueError(msg) from None
 
 
 def to_plain(value: object) -> Any:  # noqa: ANN401  # JSON has no narrower type
@@ -51,29 +109,70 @@ def to_plain(value: object) -> Any:  # noqa: ANN401  # JSON has no narrower type
 
 
 def from_plain(plain: object, kind: type[T], what: str) -> T:
-    """*plain* as a *kind*; raises `ManifestInvalid` naming *what* and every defect."""
-    from cattrs import transform_error  # noqa: PLC0415  # as above
+    """
+    *plain* as a *kind*; raises `ManifestInvalid` naming *what* and the places of its defects.
+
+    Where a constructor said `StoreUnsupported` or `UnsafePath`, that is raised instead: the document is well formed.
+    """
+    from cattrs import BaseValidationError  # noqa: PLC0415  # as above
 
     try:
         return _converter().structure(plain, kind)
-    except ExceptionGroup as error:
-        defects = "; ".join(transform_error(error, path="$", format_exception=_defect)[:5])
-        msg = f"{what} breaks its format: {defects:.600}"
-        raise ManifestInvalid(msg) from error
+    except (BaseValidationError, _WrongType) as error:
+        raise _invalid(list(_defects(error, "$")), what) from error
     except RecursionError as error:
         msg = f"{what} is nested too deeply"
         raise ManifestInvalid(msg) from error
 
 
-def _defect(error: BaseException, _type: type | None) -> str:
-    if isinstance(error, KeyError):
-        return f"required field {error} is missing"
-    return str(error)
+def _defects(error: Exception, path: str) -> Iterator[tuple[str, Exception]]:
+    """Each single failure below *error* with its path in the document."""
+    from cattrs import ClassValidationError, IterableValidationError  # noqa: PLC0415  # as above
+
+    match error:
+        case ClassValidationError():
+            noted, bare = error.group_exceptions()
+            steps = [(each, f".{note.name}") for each, note in noted]
+        case IterableValidationError():
+            places, bare = error.group_exceptions()
+            steps = [(each, f"[{note.index!r}]") for each, note in places]
+        case _:
+            yield path, error
+            return
+    for each, step in [*steps, *((each, "") for each in bare)]:
+        yield from _defects(each, path + step)
+
+
+def _invalid(defects: list[tuple[str, Exception]], what: str) -> ModelCacheError:
+    for own in (StoreUnsupported, UnsafePath):
+        for _, error in defects:
+            if isinstance(error, own):
+                return own(f"{what}: {error.message}", hint=error.hint)
+    said = "; ".join(f"{path}: {_said(error):.300}" for path, error in defects[:_SHOWN])
+    more = f"; and {len(defects) - _SHOWN} more" if len(defects) > _SHOWN else ""
+    hint = next((error.hint for _, error in defects if isinstance(error, ModelCacheError) and error.hint), None)
+    return ManifestInvalid(f"{what} breaks its format: {said}{more}", hint=hint)
+
+
+def _said(error: Exception) -> str:
+    from cattrs import ForbiddenExtraKeysError  # noqa: PLC0415  # as above
+
+    if isinstance(error, ForbiddenExtraKeysError):
+        return f"unknown field {', '.join(sorted(error.extra_fields))}"
+    return "missing" if isinstance(error, KeyError) else str(error)
 
 
 def to_json(value: object) -> bytes:
-    """*value* as canonical JSON."""
-    return rfc8785.dumps(to_plain(value))
+    """*value* as canonical JSON; raises `ManifestInvalid` for one that no reader would accept."""
+    try:
+        data = rfc8785.dumps(to_plain(value))
+    except rfc8785.CanonicalizationError as error:
+        msg = f"a {type(value).__name__} that JSON cannot hold: {error}"
+        raise ManifestInvalid(msg) from error
+    if len(data) > MAX_DOCUMENT:
+        msg = f"a {type(value).__name__} of {len(data)} bytes; at most {MAX_DOCUMENT} can be read again"
+        raise ManifestInvalid(msg, hint="choose fewer files with --include or --exclude")
+    return data
 
 
 def parse_json(data: bytes, what: str) -> Any:  # noqa: ANN401  # JSON has no narrower type
@@ -82,7 +181,8 @@ def parse_json(data: bytes, what: str) -> Any:  # noqa: ANN401  # JSON has no na
         msg = f"{what} has {len(data)} bytes, at most {MAX_DOCUMENT} are read"
         raise ManifestInvalid(msg)
     try:
-        return json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        # Decoded here: json itself would guess UTF-16 or UTF-32.
+        return json.loads(data.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         msg = f"{what} is not JSON: {error}"
         raise ManifestInvalid(msg) from error
@@ -110,7 +210,7 @@ def parse_toml(text: str, what: str) -> dict[str, Any]:
     """*text* as plain TOML values; raises `ManifestInvalid` naming *what* and the line."""
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         msg = f"{what} is not TOML: {error}"
         raise ManifestInvalid(msg) from error
 

@@ -23,9 +23,25 @@ MAX_SEGMENT = 255
 MAX_PATH = 1024
 """Bytes of UTF-8 in a whole path: the limit of macOS, below Linux's 4,096 with room for a destination."""
 
-_DEVICES = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])", re.IGNORECASE)
-_RESERVED = {".git", ".ci-modelcache"}
+_PORTS = [f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"]
+_DEVICES = frozenset(["con", "prn", "aux", "nul", "conin$", "conout$", *_PORTS])
+_GIT = frozenset([".git", "git~1"])
+"""The folder that git obeys, and the short name under which Windows finds it."""
+_OWN = ".ci-modelcache"
+_STAGED = ".landing-"
+"""How `transfer.land` names what it is writing: `sweep` would take such a file for one that a killed process left."""
+
+_HINT = "no snapshot can hold it: rename it where it comes from"
+_CHARACTERS = re.compile(r"[\x00-\x1f\x7f\\:]")
+_CONTROL = "it has a control character"
+_SAID = {"\\": "it has a backslash", ":": "it has a colon (a drive or a stream on Windows)"}
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CONTROLS = {"Cc", "Cf", "Zl", "Zp"}
+_JOINERS = "\u200c\u200d"
+"""Format characters that Persian, Indic and emoji names need; some disks ignore them when they compare names."""
+_IGNORED = re.compile(rf"[{_JOINERS}\ufe00-\ufe0f]")
+"""Joiners and variation selectors: what a disk that folds names may leave out, so that ``.g<joiner>it`` is ``.git``."""
 
 
 def check_path(path: str) -> str:
@@ -33,7 +49,7 @@ def check_path(path: str) -> str:
     problem = _problem(path)
     if problem is not None:
         msg = f"unsafe path {path!r:.200}: {problem}"
-        raise UnsafePath(msg)
+        raise UnsafePath(msg, hint=_HINT)
     return path
 
 
@@ -41,7 +57,9 @@ def check_paths(paths: Iterable[str]) -> None:
     """
     Check each of *paths*, and that all can exist side by side.
 
-    Refused: a duplicate, also one by letter case (a disk may fold it), and a file that is also a directory of another.
+    Refused: a duplicate, also one by letter case (a disk may fold it), and a file that is also a folder of another.
+    Not refused: folders that differ by letter case. Where a disk folds them they become one folder, and as no
+    two files of it have one name, every file still holds its own bytes.
     """
     files: dict[str, str] = {}
     folders: dict[str, str] = {}
@@ -50,46 +68,78 @@ def check_paths(paths: Iterable[str]) -> None:
         key = _fold(path)
         if key in files:
             msg = f"two files at one path: {files[key]!r} and {path!r}"
-            raise UnsafePath(msg)
+            raise UnsafePath(msg, hint=_HINT)
         files[key] = path
-        parts = key.split("/")
-        for depth in range(1, len(parts)):
-            folders.setdefault("/".join(parts[:depth]), path)
+        folder = key.rpartition("/")[0]
+        while folder and folder not in folders:
+            folders[folder] = path
+            folder = folder.rpartition("/")[0]
     for key in files.keys() & folders.keys():
-        msg = f"{files[key]!r} is a file and a folder of {folders[key]!r}"
-        raise UnsafePath(msg)
+        msg = f"{files[key]!r} is a file, and a folder of {folders[key]!r}"
+        raise UnsafePath(msg, hint=_HINT)
 
 
 def _fold(path: str) -> str:
-    return unicodedata.normalize("NFC", path.casefold())
+    """One spelling for all that some disk takes for the same name."""
+    if path.isascii():
+        return path.lower()
+    return unicodedata.normalize("NFC", _IGNORED.sub("", path).casefold())
 
 
 def _problem(path: str) -> str | None:
-    try:
-        length = len(path.encode())
-    except UnicodeEncodeError:
-        return "it is not valid Unicode"
+    plain = path
+    if not path.isascii():
+        problem = _unicode_problem(path)
+        if problem is not None:
+            return problem
+        plain = _IGNORED.sub("", path)
+    return _shape_problem(plain) or _length_problem(path.encode())
+
+
+def _shape_problem(path: str) -> str | None:
+    bad = _CHARACTERS.search(path)
+    if bad is not None:
+        return _SAID.get(bad[0], _CONTROL)
+    if not path:
+        return "it is empty"
+    if path[0] == "/":
+        return "it is absolute"
     segments = path.split("/")
-    rules = (
-        (not path, "it is empty"),
-        (length > MAX_PATH, f"it has {length} bytes, at most {MAX_PATH} are allowed"),
-        (unicodedata.normalize("NFC", path) != path, "it is not in Unicode normal form C"),
-        ("\\" in path, "it has a backslash"),
-        (any(unicodedata.category(char) in _CONTROLS for char in path), "it has a control character"),
-        (path.startswith("/"), "it is absolute"),
-        (segments[0].casefold() in _RESERVED, f"{segments[0]!r} is reserved"),
-    )
-    broken = [said for breaks, said in rules if breaks]
-    return broken[0] if broken else next(filter(None, map(_segment_problem, segments)), None)
+    if segments[0].casefold() == _OWN:
+        return f"{_OWN!r} is reserved"
+    return next(filter(None, map(_segment_problem, segments)), None)
 
 
 def _segment_problem(segment: str) -> str | None:
-    rules = (
-        (not segment, "it has an empty segment"),
-        (segment in {".", ".."}, f"it has a {segment!r} segment"),
-        (len(segment.encode()) > MAX_SEGMENT, f"a segment has more than {MAX_SEGMENT} bytes"),
-        (":" in segment, "it has a colon (a drive or a stream on Windows)"),
-        (segment[-1:] in {".", " "}, "a segment ends in a dot or a space"),
-        (_DEVICES.fullmatch(segment.split(".", maxsplit=1)[0].rstrip()), f"{segment!r} is a device name on Windows"),
-    )
-    return next((said for breaks, said in rules if breaks), None)
+    if not segment:
+        return "it has an empty segment"
+    if segment in {".", ".."}:
+        return f"it has a {segment!r} segment"
+    if segment[-1] in ". ":
+        return "a segment ends in a dot or a space"
+    folded = segment.casefold()
+    # At any depth, as git itself refuses it: whoever runs git in that folder would run what its config names.
+    if folded in _GIT or folded.startswith(_STAGED):
+        return f"{segment!r:.100} is reserved"
+    if folded.partition(".")[0].rstrip(" ") in _DEVICES:
+        return f"{segment!r:.100} is a device name on Windows"
+    return None
+
+
+def _unicode_problem(path: str) -> str | None:
+    """What ASCII cannot get wrong."""
+    if _SURROGATE.search(path):
+        return "it is not valid Unicode"
+    if not unicodedata.is_normalized("NFC", path):
+        return "it is not in Unicode normal form C"
+    if any(unicodedata.category(char) in _CONTROLS for char in _BEYOND_ASCII.findall(path) if char not in _JOINERS):
+        return _CONTROL
+    return None
+
+
+def _length_problem(path: bytes) -> str | None:
+    if len(path) > MAX_PATH:
+        return f"it has {len(path)} bytes, at most {MAX_PATH} are allowed"
+    if len(path) > MAX_SEGMENT and any(len(segment) > MAX_SEGMENT for segment in path.split(b"/")):
+        return f"a segment has more than {MAX_SEGMENT} bytes"
+    return None
