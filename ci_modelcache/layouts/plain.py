@@ -16,6 +16,7 @@ from ci_modelcache.transfer.receipts import FORGETFUL
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from ci_modelcache.model.listing import ListedFile
     from ci_modelcache.model.manifest import FileEntry, Manifest
     from ci_modelcache.model.ref import ModelRef
     from ci_modelcache.transfer.receipts import Receipts
@@ -50,10 +51,10 @@ class PlainLayout:
     def linkable(self) -> bool:
         return False
 
-    def content(self, file: FileEntry) -> Path:
+    def content(self, file: FileEntry | ListedFile) -> Path:
         return inside(self.root, file.path)
 
-    def mode(self, file: FileEntry) -> int:
+    def mode(self, file: FileEntry | ListedFile) -> int:
         return 0o755 if file.executable else 0o644
 
     def publish(self, manifest: Manifest, ref: ModelRef, *, full: bool, receipts: Receipts = FORGETFUL) -> Path:

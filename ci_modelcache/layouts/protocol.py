@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from ci_modelcache.model.listing import ListedFile
     from ci_modelcache.model.manifest import FileEntry, Manifest
     from ci_modelcache.model.ref import ModelRef
     from ci_modelcache.transfer.receipts import Receipts
@@ -42,14 +43,14 @@ class Layout(Protocol):
         the right bytes (`transfer.receipts.check_file`); a wrong one is replaced, never written through.
         """
 
-    def content(self, file: FileEntry) -> Path:
+    def content(self, file: FileEntry | ListedFile) -> Path:
         """
         The place of the regular file that holds the bytes of *file*, whether or not it exists.
 
         Two files with the same content may share one.
         """
 
-    def mode(self, file: FileEntry) -> int:
+    def mode(self, file: FileEntry | ListedFile) -> int:
         """Permission bits of that regular file when it is written; a hard link keeps those that it has."""
 
     def publish(self, manifest: Manifest, ref: ModelRef, *, full: bool, receipts: Receipts = FORGETFUL) -> Path:

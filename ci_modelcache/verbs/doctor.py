@@ -6,6 +6,7 @@ import platform
 import shutil
 import sys
 import tempfile
+from functools import partial
 from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
@@ -60,7 +61,7 @@ def doctor(
     step.state.mkdir(parents=True, exist_ok=True)
     checks = [
         Check("python", "ok", f"{platform.python_version()} ({sys.executable}) on {platform.platform()}"),
-        *(_attempt(f"folder {folder}", lambda folder=folder: _folder(folder)) for folder in folders),
+        *(_attempt(f"folder {folder}", partial(_folder, folder)) for folder in folders),
         _attempt("store", lambda: _marker(cache)),
     ]
     if write:
@@ -97,8 +98,12 @@ def _marker(cache: ModelCache) -> Check:
 def _probe(cache: ModelCache) -> Check:
     capabilities = to_plain(probe(cache.store, random=cache.random))
     found = ", ".join(f"{name}: {value}" for name, value in sorted(capabilities.items()))
-    weak = capabilities.get("create_only") not in {True, "atomic"}
-    hint = "it ignores create-only writes: concurrent first writers upload twice, nothing else" if weak else ""
+    weak = capabilities["create_only"] != "atomic"
+    hint = (
+        "it does not keep create-only writes apart: two first writers of a snapshot upload twice, nothing worse"
+        if weak
+        else ""
+    )
     return Check("", "warning" if weak else "ok", found, hint)
 
 

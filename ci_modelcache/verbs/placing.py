@@ -32,6 +32,10 @@ class Placement:
     delivered: tuple[Delivery, ...] = ()
     replaced: tuple[str, ...] = ()
 
+    def bytes_by(self, *ways: str) -> int:
+        """Bytes that came in one of these *ways* (`Delivery.how`)."""
+        return sum(delivery.size for delivery in self.delivered if delivery.how in ways)
+
     @property
     def mended(self) -> tuple[str, ...]:
         """Paths that the store should have had and upstream had to give, sorted."""

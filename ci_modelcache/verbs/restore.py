@@ -87,6 +87,7 @@ class RestoreReport:
     size: int
     files_restored: int
     bytes_downloaded: int
+    bytes_copied: int
     bytes_linked: int
     replaced: tuple[str, ...]
     """Files that were here with other content."""
@@ -151,7 +152,6 @@ def restore(
         if options.prune_extra:
             layout.prune(extra)
         receipts.note_snapshot(_place(layout), str(wanted.snapshot), done.manifest.to_json())
-    linked = [delivery for delivery in done.placement.delivered if delivery.how != "download"]
     return RestoreReport(
         ref=str(ref),
         commit=wanted.snapshot.commit,
@@ -167,7 +167,8 @@ def restore(
         size=done.manifest.size,
         files_restored=len(done.placement.delivered),
         bytes_downloaded=done.received,
-        bytes_linked=sum(delivery.size for delivery in linked),
+        bytes_copied=done.placement.bytes_by("copy"),
+        bytes_linked=done.placement.bytes_by("hardlink", "reflink"),
         replaced=done.placement.replaced,
         mended=done.placement.mended if done.result == HIT else (),
         extra=tuple(str(one) for one in extra),
@@ -176,6 +177,10 @@ def restore(
         warnings=done.warnings,
         seconds=step.clock() - started,
     )
+
+
+def _is_full(wanted: _Wanted) -> bool:
+    return wanted.snapshot.selection == ALL
 
 
 def _place(layout: Layout) -> str:
@@ -213,7 +218,7 @@ def _restore(ref: ModelRef, wanted: _Wanted, route: Route, options: RestoreOptio
     for manifest in wanted.manifests:
         missing = plan(manifest, route)
         if not missing.missing:
-            route.layout.publish(manifest, ref, full=wanted.snapshot.selection == ALL)
+            route.layout.publish(manifest, ref, full=_is_full(wanted), receipts=route.receipts)
             return _Done(manifest, LOCAL, wanted.anchor)
     try:
         manifest = _stored(wanted, route.cache)
@@ -222,8 +227,8 @@ def _restore(ref: ModelRef, wanted: _Wanted, route: Route, options: RestoreOptio
             raise
         return _fetched(ref, wanted, route, options, error)
     placement = carry_out(plan(manifest, route), route)
-    route.layout.publish(manifest, ref, full=wanted.snapshot.selection == ALL)
-    received = sum(delivery.size for delivery in placement.delivered if delivery.how == "download")
+    route.layout.publish(manifest, ref, full=_is_full(wanted), receipts=route.receipts)
+    received = placement.bytes_by("download")
     anchor = LOCK if wanted.anchor == LOCK else STORE
     return _Done(manifest, HIT, anchor, placement, received, _note(ref, wanted, route))
 
@@ -255,7 +260,7 @@ def _fetched(ref: ModelRef, wanted: _Wanted, route: Route, options: RestoreOptio
                 actual=acquired.manifest.digest.hex,
                 hint="the lock and the bytes disagree: restore modelcache.lock from git",
             )
-    route.layout.publish(acquired.manifest, ref, full=wanted.snapshot.selection == ALL)
+    route.layout.publish(acquired.manifest, ref, full=_is_full(wanted), receipts=route.receipts)
     warnings = save_acquired(acquired, route)
     return _Done(
         manifest=acquired.manifest,
