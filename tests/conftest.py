@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytest_plugins = ["tests.parts.servers"]
+pytest_plugins = ["tests.parts.hub_clients", "tests.parts.servers", "tests.parts.hub"]
 pytest.register_assert_rewrite("tests.contracts")
 
 _OURS = ("AWS_", "HF_", "HUGGING", "CI_MODELCACHE_", "RCLONE_")
