@@ -20,7 +20,16 @@ from attrs import frozen
 
 from ci_modelcache.errors import ConfigError
 from ci_modelcache.model.project import FILE, Project, describe, unknown
-from ci_modelcache.settings import DEFAULT_ENDPOINT, PREFIX, SETTINGS, SWITCH, Base, Mode, ProgressStyle, Setting
+from ci_modelcache.settings import (
+    DEFAULT_ENDPOINT,
+    PREFIX,
+    SETTINGS,
+    SWITCH,
+    Base,
+    Mode,
+    ProgressStyle,
+    Setting,
+)
 from ci_modelcache.sources.token import Token
 
 if TYPE_CHECKING:
@@ -103,10 +112,40 @@ class Config:
         origins = {name: origin for name, (_, origin) in found.items()}
         return cls(**values, origins=origins, project=own.content)
 
+    def rows(self) -> tuple[Row, ...]:
+        """Every setting, in the order of `SETTINGS`; a secret is ``***``."""
+        return tuple(self._row(setting) for setting in SETTINGS)
+
+    def _row(self, setting: Setting) -> Row:
+        value = getattr(self, setting.attribute)
+        value = str(value) if isinstance(value, str | Path | Token) else value
+        return Row(setting.name, value, _text(value), str(self.origins[setting.name]))
+
     @property
     def mtime(self) -> int | None:
         """The time for every restored file, in epoch seconds; None: leave it alone."""
         return self.source_date_epoch if self.normalize else None
+
+
+@frozen
+class Row:
+    """A setting as `ci-modelcache config` shows it: *value* as JSON has it, *text* for people."""
+
+    name: str
+    value: str | float | bool | None
+    text: str
+    origin: str
+
+
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:g} s"
+    return str(value)
 
 
 def environment() -> Mapping[str, str]:

@@ -76,6 +76,7 @@ class Kind:
 
     expected: str
     read: Callable[[str, Base], object]
+    metavar: str = "TEXT"
     toml: tuple[type, ...] = (str,)
     choices: tuple[str, ...] = ()
 
@@ -145,7 +146,7 @@ def _number(text: str, _base: Base, *, low: int, high: int) -> int:
 
 
 def _numbers(low: int, high: int) -> Kind:
-    return Kind(f"a whole number from {low} to {high}", partial(_number, low=low, high=high), toml=(int,))
+    return Kind(f"a whole number from {low} to {high}", partial(_number, low=low, high=high), "N", toml=(int,))
 
 
 def _choice(text: str, _base: Base, *, among: type[StrEnum]) -> StrEnum:
@@ -178,11 +179,11 @@ def _url(text: str, _base: Base) -> str:
 
 
 TEXT = Kind("a text", lambda text, _base: text)
-PATH = Kind("a path", lambda text, base: base.path(text))
-STORE = Kind("s3://BUCKET/PREFIX or a folder", _store)
-URL = Kind("a URL such as https://host:port/path", _url)
+PATH = Kind("a path", lambda text, base: base.path(text), "PATH")
+STORE = Kind("s3://BUCKET/PREFIX or a folder", _store, "URL|DIR")
+URL = Kind("a URL such as https://host:port/path", _url, "URL")
 SWITCH = Kind("yes or no", _switch, toml=(bool,))
-DURATION = Kind("a duration such as 90s, 15m or 1h30m", _duration, toml=(str, int))
+DURATION = Kind("a duration such as 90s, 15m or 1h30m", _duration, "TIME", toml=(str, int))
 TOKEN = Kind("a token", lambda text, _base: Token(text))
 
 _REQUESTS = tuple(Alias(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"))

@@ -29,6 +29,11 @@ _MODEL_KEYS = ("repo", "revision", "type", "include", "exclude")
 _RANGE = ("^", "~", "<", ">", "=")
 
 
+def is_range(revision: str) -> bool:
+    """Whether *revision* is a range of versions such as ``^1.2`` rather than a branch, tag or commit."""
+    return revision.startswith(_RANGE)
+
+
 @frozen
 class ProjectModel:
     """One ``[[models]]`` table; *revision* is a branch, tag, commit or a range of versions such as ``^1.2``."""
@@ -47,7 +52,7 @@ class ProjectModel:
     @property
     def is_range(self) -> bool:
         """Whether *revision* names a range, which only `ci-modelcache lock` can turn into a commit."""
-        return self.revision.startswith(_RANGE)
+        return is_range(self.revision)
 
     @property
     def ref(self) -> ModelRef:

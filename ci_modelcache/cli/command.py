@@ -1,0 +1,103 @@
+"""
+The only module that knows what all commands have in common: options made from settings, examples, logging, configuration.
+
+A command is a function of a `Run` and its own parameters; `verb` makes the rest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+
+import click
+
+from ci_modelcache.cli.logs import logging_to_stderr
+from ci_modelcache.cli.run import Run
+from ci_modelcache.config import Config, environment, in_container
+from ci_modelcache.model.redact import RedactingFilter
+from ci_modelcache.settings import PATH, SETTINGS, SWITCH, Flag, Setting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+P = ParamSpec("P")
+
+_OUTPUT = ("quiet", "verbose", "json")
+
+
+class SettingOption(click.Option):
+    """The flag of a setting; unset unless given, so that `Config` can look elsewhere."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        flag = f"--{setting.name}/--no-{setting.name}" if setting.kind is SWITCH else f"--{setting.name}"
+        kind: Any = click.Choice(setting.kind.choices) if setting.kind.choices else None
+        kind = click.Path() if setting.kind is PATH else kind
+        metavar = None if setting.kind is SWITCH or setting.kind.choices else setting.kind.metavar
+        super().__init__([flag], type=kind, default=None, metavar=metavar, help=setting.help)
+
+
+class Command(click.Command):
+    """A command whose help ends with *examples*: pairs of a comment and a command line."""
+
+    def __init__(self, name: str, *, examples: Iterable[tuple[str, str]], **attributes: Any) -> None:  # noqa: ANN401  # click's
+        super().__init__(name, **attributes)
+        self.examples = tuple(examples)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The command's own options first; those that are settings stand apart."""
+        own: list[tuple[str, str]] = []
+        settings: list[tuple[str, str]] = []
+        for param in self.get_params(ctx):
+            if record := param.get_help_record(ctx):
+                (settings if isinstance(param, SettingOption) else own).append(record)
+        with formatter.section("Options"):
+            formatter.write_dl(own)
+        if settings:
+            with formatter.section("Settings, also read from variables CI_MODELCACHE_<NAME> and from modelcache.toml"):
+                formatter.write_dl(settings)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
+        with formatter.section("Examples"):
+            for comment, line in self.examples:
+                formatter.write(f"  # {comment}\n  {line}\n")
+
+
+def verb(
+    name: str, *, examples: Iterable[tuple[str, str]], settings: Iterable[str] = ()
+) -> Callable[[Callable[Concatenate[Run, P], None]], Command]:
+    """Make a command of a function; besides the common ones it gets the flags of *settings*."""
+    chosen = [s for s in SETTINGS if s.flag is Flag.COMMON or s.name in settings]
+
+    def decorate(function: Callable[Concatenate[Run, P], None]) -> Command:
+        @click.pass_context
+        def run(ctx: click.Context, /, *args: P.args, **kwargs: P.kwargs) -> None:
+            given: dict[str, Any] = kwargs
+            flags = {setting.name: given.pop(setting.attribute) for setting in chosen}
+            output = {key: given.pop(key) for key in _OUTPUT}
+            function(_begin(ctx, flags, output), *args, **kwargs)
+
+        own = list(reversed(getattr(function, "__click_params__", ())))
+        params = [*own, *_output_options(), *(SettingOption(setting) for setting in chosen)]
+        return Command(name, examples=examples, callback=run, params=params, help=function.__doc__)
+
+    return decorate
+
+
+def _output_options() -> list[click.Option]:
+    return [
+        click.Option(["-q", "--quiet"], count=True, help="Say nothing but errors."),
+        click.Option(["-v", "--verbose"], count=True, help="Say more; -vv says everything."),
+        click.Option(["--json"], is_flag=True, help="Print the result as one JSON object."),
+    ]
+
+
+def _begin(ctx: click.Context, flags: dict[str, object], output: dict[str, Any]) -> Run:
+    """Set up logging, then find the settings: what they warn about is to be seen."""
+    outer = ctx.find_root().params if ctx.parent is not None else {}
+    verbosity = sum(given["verbose"] - given["quiet"] for given in (outer, output) if given)
+    handler = ctx.with_resource(logging_to_stderr(verbosity))
+    config = Config.load(flags, environ=environment(), cwd=Path.cwd(), in_container=in_container())
+    if config.token is not None:
+        handler.addFilter(RedactingFilter(secrets=(config.token.secret,)))
+    return Run(config, as_json=bool(output["json"] or outer.get("json")), verbosity=verbosity)

@@ -1,0 +1,201 @@
+"""
+The command line: the table of commands, and the only place where errors end, as a message and an exit code.
+
+Each command is a module of this package, imported only when it is used: ``--help`` must not pay for boto3.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import itertools
+import json
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from ci_modelcache.cli.output import emit
+from ci_modelcache.errors import Interrupted, ModelCacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import FrameType
+
+    from click.shell_completion import CompletionItem
+
+PROGRAM = "ci-modelcache"
+ISSUES = "https://github.com/ci-modelcache/ci-modelcache/issues"
+
+COMMANDS = {
+    "restore": "Put models in place, verified, from the store or the Hub.",
+    "fetch": "Fill the store with models, and restore nothing.",
+    "save": "Store a local folder as a model.",
+    "lock": "Write modelcache.lock: what --locked accepts, and nothing else.",
+    "ls": "List the snapshots in the store.",
+    "info": "Show what the store holds of a model.",
+    "path": "Print where a restored model is.",
+    "verify": "Read stored models again and prove every byte.",
+    "config": "Show every setting and where it comes from.",
+    "doctor": "Find out what is wrong with this machine's setup.",
+    "demo": "Show all of it on this machine alone: no account, no network.",
+    "completion": "Print the script that completes commands in your shell.",
+}
+"""Every command and its summary, which a test compares with the command's own."""
+
+_UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class Commands(click.Group):
+    """The group of all commands, known by name and summary and imported when used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"ci_modelcache.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            guess = f"; did you mean {near[0]}?" if near else ""
+            msg = f"there is no command {name}{guess}"
+            raise click.UsageError(msg, ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem  # noqa: PLC0415  # only the shell's TAB needs it
+
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        own = click.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(name, help=COMMANDS[name]) for name in names] + own
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            # click would take it for a closed stdout and say nothing; ours does not raise it (see `output.emit`).
+            msg = "a broken pipe that nobody handled"
+            raise RuntimeError(msg) from error
+
+
+def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:  # noqa: FBT001  # click's signature
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import version  # noqa: PLC0415  # 20 ms
+
+        click.echo(f"{PROGRAM} {version(PROGRAM)}")
+        ctx.exit()
+
+
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=f"{PROGRAM} COMMAND --help shows a command's options and examples.",
+)
+@click.option("-q", "--quiet", count=True, help="Say nothing but errors.")
+@click.option("-v", "--verbose", count=True, help="Say more; -vv says everything.")
+@click.option("--json", is_flag=True, help="Print the result as one JSON object.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+)
+@click.pass_context
+def commands(ctx: click.Context, /, **_output: object) -> None:
+    """AI model snapshots for CI: kept in your S3 bucket, restored and verified without asking the Hub."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line *argv* (default: this process's), tell how it went, and return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    failed = _Failure(as_json="--json" in itertools.takewhile(lambda argument: argument != "--", arguments))
+    try:
+        with _sigterm_like_ctrl_c():
+            result = commands.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+    except ModelCacheError as error:
+        return failed.known(error)
+    except (KeyboardInterrupt, click.Abort):
+        return failed.known(Interrupted("interrupted; what is complete is kept, run again to continue"))
+    except click.ClickException as error:
+        return failed.usage(error)
+    except Exception as error:  # noqa: BLE001  # the end of the line: everything else is a bug
+        return failed.unexpected(error)
+    return result if isinstance(result, int) else 0
+
+
+@contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    """CI systems cancel a job by SIGTERM; then staged files are to be removed as after Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python refuses handlers elsewhere
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+class _Failure:
+    """Tells about a failure on stderr and, *as_json*, as the one object on stdout; each method returns the exit code."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def known(self, error: ModelCacheError) -> int:
+        notes = getattr(error, "__notes__", [])
+        return self._tell(type(error).__name__, "\n  ".join([error.message, *notes]), error.hint, error.exit_code)
+
+    def usage(self, error: click.ClickException) -> int:
+        context = getattr(error, "ctx", None)
+        path = PROGRAM if context is None else context.command_path
+        return self._tell("UsageError", error.format_message(), f"see {path} --help", error.exit_code)
+
+    def unexpected(self, error: Exception) -> int:
+        kind = type(error).__name__
+        if isinstance(error, OSError) and error.errno in _UNUSABLE and error.filename is not None:
+            hint = "check the owner and the permissions of that path; -vv shows what was being done"
+            return self._tell(kind, f"{error.strerror}: {error.filename}", hint, 1)
+        import traceback  # noqa: PLC0415  # bugs may be slow
+
+        self._print("".join(traceback.format_exception(error)).rstrip())
+        return self._tell(
+            kind, f"this is a bug in {PROGRAM}: {kind}: {error}", f"please report it, with the lines above: {ISSUES}", 1
+        )
+
+    def _tell(self, kind: str, message: str, hint: str | None, exit_code: int) -> int:
+        self._print(f"error: {message}" + (f"\n  hint: {hint}" if hint else ""))
+        if self._as_json:
+            from ci_modelcache.model.redact import redact  # noqa: PLC0415  # as below
+
+            # Redacted before it is quoted: afterwards a quote could be taken for a part of a secret.
+            safe = {"type": kind, "message": redact(message), "hint": hint and redact(hint), "exit_code": exit_code}
+            emit(json.dumps({"error": safe}))
+        return exit_code
+
+    def _print(self, text: str) -> None:
+        from ci_modelcache.model.redact import redact  # noqa: PLC0415  # 20 ms, for failures only
+
+        click.echo(redact(text), err=True)

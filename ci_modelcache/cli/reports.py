@@ -1,0 +1,182 @@
+"""The only module that puts reports into words for people; each function yields lines, for stdout unless it says otherwise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ci_modelcache.transfer.disk import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ci_modelcache.config import Config
+    from ci_modelcache.demo.demonstrate import DemoReport
+    from ci_modelcache.verbs.doctor import DoctorReport
+    from ci_modelcache.verbs.fetch import FetchReport
+    from ci_modelcache.verbs.inspect import SnapshotInfo, StoredSnapshot
+    from ci_modelcache.verbs.lock import LockReport
+    from ci_modelcache.verbs.restore import RestoreReport
+    from ci_modelcache.verbs.save import SaveReport
+    from ci_modelcache.verbs.verify import VerifyReport
+
+_SHORT = 12
+"""Digits of a commit that people are shown."""
+_SOME = 5
+"""Names that are listed before the rest is only counted."""
+_WORD = {
+    "lock": "the lock",
+    "authority": "the Hub",
+    "store": "the store",
+    "local": "an earlier restore",
+    "pinned": "the commit asked for",
+}
+
+
+def columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """*rows* of cells below each other, two spaces between columns."""
+    table = [tuple(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def count(number: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few *names*, and how many there are more."""
+    rest = len(names) - _SOME
+    return ", ".join(names[:_SOME]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def pinned(ref: str, commit: str) -> str:
+    """*ref* with its revision replaced by *commit*: what to write to get exactly this again."""
+    return f"{ref.rpartition('@')[0]}@{commit}"
+
+
+def restored(report: RestoreReport) -> Iterator[str]:
+    """What `restore` did, for stderr: its stdout is the path."""
+    how = {
+        "local": "complete already",
+        "hit": f"restored from {report.source}",
+        "miss": f"fetched from {report.source}" + (" and saved to the store" if report.saved else ""),
+    }[report.result]
+    what = f"{count(report.files, 'file')}, {format_bytes(report.size)}, in {report.seconds:.1f} s"
+    whose = _WORD.get(report.anchor, report.anchor)
+    yield f"{report.ref}: {how}: {what}; commit {report.commit[:_SHORT]}, proven on the word of {whose}"
+    if report.stale:
+        yield "  the Hub could not be asked: that commit may be an old one"
+    if report.replaced:
+        yield f"  {count(len(report.replaced), 'file')} here had other content, and were replaced: {some(report.replaced)}"
+    if report.mended:
+        yield f"  the store's copy was missing or wrong, and taken from upstream: {some(report.mended)}"
+    if report.extra and report.pruned:
+        yield f"  removed {count(len(report.extra), 'file')} that the model does not have: {some(report.extra)}"
+    elif report.extra:
+        yield f"  {count(len(report.extra), 'file')} here that the model does not have: {some(report.extra)}"
+        yield "  --prune-extra removes such files"
+
+
+def fetched(report: FetchReport) -> str:
+    """What `fetch` did, for stderr: its stdout is the pinned reference."""
+    how = "in the store already" if report.result == "hit" else f"fetched from {report.source} into {report.store}"
+    what = f"{count(report.files, 'file')}, {format_bytes(report.size)}, in {report.seconds:.1f} s"
+    return f"{report.ref}: {how}: {what}; {format_bytes(report.bytes_downloaded)} came over the network"
+
+
+def saved(report: SaveReport) -> str:
+    """What `save` did, for stderr: its stdout is the pinned reference."""
+    what = f"{count(report.files, 'file')}, {format_bytes(report.size)}, in {report.seconds:.1f} s"
+    new = format_bytes(report.bytes_uploaded)
+    return f"{report.ref}: saved to {report.store}: {what}; {new} uploaded, the rest was there"
+
+
+def locked(report: LockReport) -> Iterator[str]:
+    """What `lock` wrote."""
+    yield from columns(
+        (model.change, model.ref, model.commit[:_SHORT], count(model.files, "file"), format_bytes(model.size))
+        for model in report.models
+    )
+    for name in report.removed:
+        yield f"removed  {name}"
+
+
+def listed(snapshots: Sequence[StoredSnapshot]) -> Iterator[str]:
+    """The snapshots of a store."""
+    yield from columns(
+        (
+            one.repo if one.type == "model" else f"{one.type}:{one.repo}",
+            ",".join(one.revisions) or "-",
+            one.commit[:_SHORT],
+            "all" if one.selection == "all" else f"part {one.selection}",
+            count(one.files, "file"),
+            format_bytes(one.size),
+            f"BROKEN: {one.problem}" if one.problem else "",
+        )
+        for one in snapshots
+    )
+
+
+def described(info: SnapshotInfo) -> Iterator[str]:
+    """One snapshot and its files."""
+    yield from columns(
+        [
+            ("model", info.ref),
+            ("commit", info.commit),
+            ("revisions", ", ".join(info.revisions) or "-"),
+            ("selection", info.selection),
+            ("manifest", info.manifest),
+            ("digest", info.digest),
+            ("size", f"{format_bytes(info.size)} in {count(len(info.files), 'file')}"),
+            *((f"from {key}", value) for key, value in sorted(info.provenance.items())),
+        ]
+    )
+    yield ""
+    yield from columns((file.sha256.hex, format_bytes(file.size), file.path) for file in info.files)
+
+
+def verified(report: VerifyReport) -> Iterator[str]:
+    """What `verify` found."""
+    for problem in report.problems:
+        yield f"{problem.kind}: {problem.snapshot}: {problem.what}: {problem.why}"
+    read = (
+        f"{count(report.snapshots, 'snapshot')}, {count(report.blobs, 'blob')}, {format_bytes(report.bytes_read)} read"
+    )
+    found = f"{count(len(report.problems), 'problem')}" if report.problems else "all as promised"
+    yield f"{report.store}: {read} in {report.seconds:.1f} s: {found}"
+
+
+def examined(report: DoctorReport) -> Iterator[str]:
+    """What `doctor` saw."""
+    for check in report.checks:
+        yield f"{check.status:8} {check.name}: {check.detail}"
+        if check.hint:
+            yield f"{'':8}   hint: {check.hint}"
+
+
+def settings(config: Config) -> Iterator[str]:
+    """Every setting with its value and origin, and the files that were read."""
+    yield from columns([("SETTING", "VALUE", "FROM"), *((row.name, row.text, row.origin) for row in config.rows())])
+
+
+def demonstrated(report: DemoReport) -> Iterator[str]:
+    """What the demonstration showed."""
+    yield f"{report.model} from a Hub on this machine ({report.hub}), into {report.store}"
+    yield "what went wrong on purpose:"
+    for fault in report.faults:
+        yield f"  {fault}"
+    yield "what happened:"
+    yield from columns(
+        (
+            f"  {step.what}",
+            step.result,
+            count(step.report.files, "file"),
+            format_bytes(step.report.size),
+            f"{step.report.seconds:.2f} s",
+            f"{count(step.requests, 'request')} to the Hub",
+            f"{format_bytes(step.received)} from it",
+        )
+        for step in report.steps
+    )

@@ -1,0 +1,51 @@
+"""``ci-modelcache save``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ci_modelcache.cli.command import verb
+from ci_modelcache.cli.reports import pinned, saved
+from ci_modelcache.model.ref import ModelRef, RepoType
+from ci_modelcache.model.selection import Selection
+from ci_modelcache.verbs.save import save
+
+if TYPE_CHECKING:
+    from ci_modelcache.cli.run import Run
+
+
+@verb(
+    "save",
+    examples=(
+        ("a model that a job has trained", "ci-modelcache save out/model org/name@2026-11-20"),
+        ("without its checkpoints", "ci-modelcache save out/model org/name@nightly --exclude 'checkpoint-*'"),
+    ),
+)
+@click.argument("directory", metavar="DIR")
+@click.argument("ref")
+@click.option("--type", type=click.Choice(tuple(RepoType)), help="What kind of repository; default: model.")
+@click.option("--include", multiple=True, metavar="PATTERN", help="Take only files such as '*.json'; repeatable.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out files such as '*.bin'; repeatable.")
+def command(
+    run: Run,
+    directory: str,
+    ref: str,
+    type: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+) -> None:
+    """
+    Store a local folder as a model.
+
+    REF names it: [dataset:|space:]ORG/NAME[@REVISION]. Its commit follows from its content, and is printed as a REF.
+    Links are followed inside of DIR; .git is left out.
+    """
+    kind = None if type is None else RepoType(type)
+    parsed, selection = ModelRef.parse(ref, type=kind), Selection(include, exclude)
+    cache = run.cache_to_fill()
+    report = save(Path(directory), parsed, host=run.nobody.host, selection=selection, cache=cache, step=run.step)
+    run.say(saved(report))
+    run.show(report, [pinned(report.ref, report.commit)])

@@ -1,0 +1,138 @@
+"""The only module that decides which models a command line means, and into which folders they go."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from attrs import frozen
+
+from ci_modelcache.errors import ConfigError, SnapshotNotFound
+from ci_modelcache.model.project import is_range
+from ci_modelcache.model.ref import ModelRef, RepoType
+from ci_modelcache.model.selection import Selection
+from ci_modelcache.verbs.lock import check_lock, read_lock
+from ci_modelcache.verbs.resolve import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ci_modelcache.cache.modelcache import ModelCache
+    from ci_modelcache.config import Config
+    from ci_modelcache.model.lock import Lock, LockedModel
+    from ci_modelcache.model.ref import SnapshotId
+    from ci_modelcache.sources.protocol import Upstream
+
+
+@frozen
+class Asked:
+    """What the command line says about models: references and the options of `selecting`."""
+
+    refs: tuple[str, ...]
+    revision: str | None
+    type: str | None
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+    def named(self) -> tuple[Target, ...]:
+        """The models that are named."""
+        kind = None if self.type is None else RepoType(self.type)
+        selection = Selection(self.include, self.exclude)
+        return tuple(Target(ModelRef.parse(text, revision=self.revision, type=kind), selection) for text in self.refs)
+
+
+@frozen
+class Target:
+    """One model to work on."""
+
+    ref: ModelRef
+    selection: Selection
+
+
+def selecting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say more about the models than their names do."""
+    for option in (
+        click.option(
+            "--exclude", multiple=True, metavar="PATTERN", help="Leave out files such as '*.bin'; repeatable."
+        ),
+        click.option(
+            "--include", multiple=True, metavar="PATTERN", help="Take only files such as '*.json'; repeatable."
+        ),
+        click.option("--type", type=click.Choice(tuple(RepoType)), help="What kind of repository; default: model."),
+        click.option("--revision", metavar="REV", help="Branch, tag or commit; the same as REF@REV."),
+    ):
+        function = option(function)
+    return function
+
+
+def targets(asked: Asked, config: Config, *, locks: Sequence[Lock] = ()) -> tuple[Target, ...]:
+    """
+    The models named on the command line, or else those of the lock, or else those of modelcache.toml.
+
+    Raises `ConfigError` when that leaves none, or options that would then apply to nothing.
+    """
+    if asked.refs:
+        return asked.named()
+    if asked != Asked((), None, None, (), ()):
+        msg = "--revision, --type, --include and --exclude go with a model, and none is named"
+        raise ConfigError(msg, hint=f"name one, or write them into {config.project.where}")
+    for lock in locks:
+        return tuple(Target(_locked_ref(model), model.asked) for model in lock.models)
+    if not config.project.models:
+        msg = f"no model is named, and {config.project.where} names none either"
+        raise ConfigError(msg, hint='name one such as org/name@main, or add [[models]] repo = "org/name" to that file')
+    return tuple(Target(model.ref, model.selection) for model in config.project.models)
+
+
+def _locked_ref(model: LockedModel) -> ModelRef:
+    # A range is nobody's branch: in a Hub cache it would become a file that no client looks for.
+    return ModelRef(model.repo, model.commit if is_range(model.revision) else model.revision, model.type)
+
+
+def folders(chosen: Sequence[Target], to: str | None, *, named: int) -> tuple[Path | None, ...]:
+    """
+    Where each of the *chosen* goes: None is the Hub cache, for *to* was not given.
+
+    The one model that was *named* goes into *to* itself, several each into a folder of its own below it; so does
+    a project's only model, for else the second one would move the first.
+    """
+    if to is None:
+        return tuple(None for _ in chosen)
+    if named == 1:
+        return (Path(to),)
+    places = tuple(Path(to, *target.ref.repo.split("/")) for target in chosen)
+    for place, count in Counter(places).items():
+        if count > 1:
+            msg = f"{count} of the models would go into the same folder {place}"
+            raise ConfigError(msg, hint="restore them one by one, each with its own --to")
+    return places
+
+
+def locks(config: Config, *, locked: bool, check: bool) -> tuple[Lock, ...]:
+    """The lock that must be kept to, if *locked*; with *check* it must also match modelcache.toml, or `LockStale` is raised."""
+    if not locked:
+        return ()
+    lock = read_lock(config.lock_file)
+    if check and config.project.models:
+        check_lock(config.project.models, lock)
+    return (lock,)
+
+
+def stored(refs: Sequence[str], *, cache: ModelCache, host: Upstream) -> Iterator[SnapshotId]:
+    """
+    The snapshots in *cache* that *refs* mean there, whole and partial; all of them without *refs*.
+
+    Raises `SnapshotNotFound` for one that the store does not hold.
+    """
+    if not refs:
+        yield from cache.snapshots()
+    for ref in map(ModelRef.parse, refs):
+        commit = resolve(ref, cache=cache, upstream=host, revision_ttl=math.inf).commit
+        found = [one for one in cache.snapshots_of(host.host, ref.type, ref.repo) if one.commit == commit]
+        if not found:
+            msg = f"{cache.url} holds no snapshot of {ref}"
+            raise SnapshotNotFound(msg, hint="ci-modelcache ls lists what it holds")
+        yield from found
