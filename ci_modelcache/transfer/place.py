@@ -103,7 +103,7 @@ def _cloned(
     before = os.fstat(original.fileno())
     try:
         with replacing(target, mode=mode, staging=staging) as clone:
-            fcntl.ioctl(clone, _FICLONE, original.fileno())
+            _clone(clone.fileno(), original.fileno())
             after = os.fstat(original.fileno())
             if not (receipts.fits(before, expected) and receipts.fits(after, expected)):
                 # The clone rather than *original* is hashed: nobody else knows it, so nobody can change it meanwhile.
@@ -115,6 +115,10 @@ def _cloned(
             raise
         return False
     return True
+
+
+def _clone(new: int, old: int) -> None:
+    fcntl.ioctl(new, _FICLONE, old)
 
 
 def _may_link(original: FileIO, mode: int) -> bool:
@@ -137,19 +141,26 @@ def _linked(
         # Held until the rename: `sweep` of another process leaves locked files alone. Shared, as others may link, too.
         fcntl.flock(original, fcntl.LOCK_SH | fcntl.LOCK_NB)
         with receipts.carrying(source, expected):
-            os.link(source, staged, follow_symlinks=False)
-            if not _same_bytes(staged.lstat(), before):
-                return False
-            staged.replace(target)
+            return _link(source, target, staged, before)
     except OSError as error:
         if error.errno not in _CANNOT_LINK and not isinstance(error, BlockingIOError):
             raise
         return False
     finally:
+        fcntl.flock(original, fcntl.LOCK_UN)
+
+
+def _link(source: Path, target: Path, staged: Path, checked: os.stat_result) -> bool:
+    """Make *target* a name of the inode that was *checked*, by way of *staged*; False when *source* is another by now."""
+    try:
+        os.link(source, staged, follow_symlinks=False)
+        if not _same_bytes(staged.lstat(), checked):
+            return False
+        staged.replace(target)
+    finally:
         # Renaming one name of an inode to another name of it does nothing, and says nothing.
         with suppress(FileNotFoundError):
             staged.unlink()
-        fcntl.flock(original, fcntl.LOCK_UN)
     return True
 
 

@@ -230,15 +230,16 @@ def check_file(path: Path, expected: Expected, receipts: Receipts, *, links: boo
             actual = "a symbolic link" if error.errno == errno.ELOOP else "a socket"
             return FileState("different", "kind", "a regular file", actual)
         raise _unreadable(path, error) from error
-    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123  # a descriptor, not a path
-        try:
-            return _check_open(file, path, expected, receipts)
-        except OSError as error:
-            raise _unreadable(path, error) from error
+    try:
+        return _check_open(descriptor, path, expected, receipts)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    finally:
+        os.close(descriptor)
 
 
-def _check_open(file: FileIO, path: Path, expected: Expected, receipts: Receipts) -> FileState:
-    seen = os.fstat(file.fileno())
+def _check_open(descriptor: int, path: Path, expected: Expected, receipts: Receipts) -> FileState:
+    seen = os.fstat(descriptor)
     if not stat.S_ISREG(seen.st_mode):
         actual = "a folder" if stat.S_ISDIR(seen.st_mode) else "a special file"
         return FileState("different", "kind", "a regular file", actual)
@@ -247,14 +248,14 @@ def _check_open(file: FileIO, path: Path, expected: Expected, receipts: Receipts
     if receipts.fits(seen, expected):
         return FileState("proven")
     began = receipts.now()
-    found = fingerprint(file, expected)
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        found = fingerprint(file, expected)
     if found.size != expected.size:
         return FileState("different", "size", str(expected.size), str(found.size))
     for promised, computed in ((expected.sha256, found.sha256), (expected.git_oid, found.git_oid)):
         if promised is not None and promised != computed:
             return FileState("different", "digest", str(promised), str(computed))
-    after = os.fstat(file.fileno())
-    if _state(after) == _state(seen):
+    if _state(os.fstat(descriptor)) == _state(seen):
         receipts.note(path, found.sha256, seen, began=began)
     return FileState("verified")
 
