@@ -36,7 +36,7 @@ Every failure that this package raises on purpose, as one tree; the only module 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ModelCacheError(Exception):
@@ -52,6 +52,14 @@ class ModelCacheError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle and copy: not by the constructor, for those below take other arguments."""
+        return _bare, (type(self), self.args), self.__dict__
+
+
+def _bare(kind: type[ModelCacheError], args: tuple[object, ...]) -> ModelCacheError:
+    return kind.__new__(kind, *args)
 
 
 class ConfigError(ModelCacheError):

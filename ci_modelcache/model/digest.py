@@ -54,7 +54,10 @@ class Fingerprint:
     sha256: Digest
     git_oid: str | None
     leaf_list: bytes | None
-    """The leaf list (see `leaf_list`) of a blob larger than `LEAF_SIZE`, else None."""
+    """
+    Where it was asked for, that of a blob larger than `LEAF_SIZE`, else None: one line for each `LEAF_SIZE` bytes, the
+    SHA-256 in hex, as ``split -b 16M --filter=sha256sum BLOB | cut -c-64`` prints them.
+    """
 
     @property
     def leaves(self) -> Digest | None:
@@ -67,15 +70,15 @@ class Fingerprinter:
     Hashes one file of known *size* in one pass.
 
     *git* also computes the git blob name, ``sha1("blob <size>\0" + bytes)``; it is asked for where the
-    file is no LFS file, and costs a second pass over the CPU.
+    file is no LFS file. *leaves* also makes the leaf list of a file that has one, and hashes every byte of it twice.
     """
 
-    def __init__(self, size: int, *, git: bool) -> None:
+    def __init__(self, size: int, *, git: bool, leaves: bool = True) -> None:
         self.size = size
         self.seen = 0
         self._sha256 = hashlib.sha256()
         self._git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False) if git else None
-        self._leaf = hashlib.sha256() if size > LEAF_SIZE else None
+        self._leaf = hashlib.sha256() if leaves and size > LEAF_SIZE else None
         self._leaves: list[str] = []
 
     def update(self, chunk: bytes) -> None:
@@ -127,13 +130,19 @@ class Expected:
     git_oid: str | None = None
 
     def __attrs_post_init__(self) -> None:
+        if self.size < 0:
+            msg = f"impossible size {self.size}"
+            raise ManifestInvalid(msg)
+        if self.git_oid is not None and not is_git_oid(self.git_oid):
+            msg = f"not a git object name: {self.git_oid!r:.100}"
+            raise ManifestInvalid(msg)
         if self.sha256 is None and self.git_oid is None:
             msg = "a file without any promised digest cannot be proven"
             raise ManifestInvalid(msg)
 
-    def fingerprinter(self) -> Fingerprinter:
-        """A hasher that computes what `check` needs."""
-        return Fingerprinter(self.size, git=self.git_oid is not None)
+    def fingerprinter(self, *, leaves: bool = True) -> Fingerprinter:
+        """A hasher that computes what `check` needs; and the *leaves*, for those who write a manifest."""
+        return Fingerprinter(self.size, git=self.git_oid is not None, leaves=leaves)
 
     def check(self, seen: Fingerprint, what: str) -> None:
         """Raise `SizeMismatch` or `DigestMismatch` unless *seen* is what was promised about *what*."""
@@ -154,7 +163,7 @@ def verified(
     A consumer that publishes only after the iterator ended (`stores.protocol.Store.write`) can therefore
     never publish wrong bytes. *into* is a fingerprinter to use, for callers who want its result.
     """
-    hasher = into or expected.fingerprinter()
+    hasher = into or expected.fingerprinter(leaves=False)
     for chunk in chunks:
         hasher.update(chunk)
         if hasher.seen > expected.size:
@@ -167,7 +176,7 @@ def set_digest(files: Iterable[tuple[str, Digest]]) -> Digest:
     r"""
     One digest for a set of (path, digest): SHA-256 over ``"<sha256>  <path>\n"``, lines sorted bytewise.
 
-    ``find . -type f -printf '%P\0' | xargs -0 sha256sum | LC_ALL=C sort | sha256sum`` computes the same.
+    ``find . -type f -printf '%P\0' | xargs -0 sha256sum -- | LC_ALL=C sort | sha256sum`` computes the same.
     """
     lines = sorted(f"{digest}  {path}\n".encode() for path, digest in files)
     return Digest.of(b"".join(lines))

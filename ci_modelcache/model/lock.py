@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from attrs import field, frozen
 
-from ci_modelcache.errors import ConfigError, ManifestInvalid, NotInLock, StoreUnsupported
+from ci_modelcache.errors import ManifestInvalid, NotInLock, StoreUnsupported
 from ci_modelcache.model.digest import Digest
 from ci_modelcache.model.document import from_plain, parse_toml, to_toml
 from ci_modelcache.model.manifest import FileEntry, Manifest
@@ -86,6 +86,19 @@ class Lock:
     models: tuple[LockedModel, ...] = field(factory=tuple)
     version: int = VERSION
 
+    def __attrs_post_init__(self) -> None:
+        if self.version != VERSION:
+            msg = f"lock version {self.version}; this version reads {VERSION}"
+            raise StoreUnsupported(msg, hint="run ci-modelcache lock")
+        seen: set[tuple[str, RepoType, str, str]] = set()
+        for model in self.models:
+            key = (model.repo, model.type, model.revision, model.selection)
+            if key in seen:
+                # What a merge in git leaves behind; which of the two was meant, nobody knows.
+                msg = f"the lock has {model.repo}@{model.revision} twice"
+                raise ManifestInvalid(msg, hint="name it once in modelcache.toml, and run ci-modelcache lock again")
+            seen.add(key)
+
     def find(self, ref: ModelRef, selection: Selection) -> LockedModel:
         """The model that *ref* (its revision as asked for, or its commit) and *selection* name; raises `NotInLock`."""
         for model in self.models:
@@ -108,11 +121,7 @@ class Lock:
         """Read the text of the lock file at *where*; raises `ManifestInvalid`, `UnsafePath`, `StoreUnsupported`."""
         plain = parse_toml(text, where)
         version = plain.get("version")
-        if isinstance(version, int) and version > VERSION:
+        if type(version) is int and version > VERSION:
             msg = f"{where} has version {version}; this version reads {VERSION}"
             raise StoreUnsupported(msg, hint="upgrade ci-modelcache")
-        try:
-            return from_plain(plain, cls, where)
-        except ConfigError as error:
-            msg = f"{where} breaks its format: {error.message}"
-            raise ManifestInvalid(msg) from error
+        return from_plain(plain, cls, where)

@@ -7,6 +7,8 @@ them changes nothing; hence no times, versions or endpoints in here.
 
 from __future__ import annotations
 
+import re
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from attrs import field, frozen
@@ -24,8 +26,11 @@ FORMAT = 1
 FEATURES: frozenset[str] = frozenset()
 """The required features that this version can read."""
 MAX_FILES = 100_000
+"""Files of the largest snapshot: what still can be read in a few seconds, and below `MAX_DOCUMENT`."""
 MAX_SIZE = 1 << 50
 """Bytes of the largest file believed: a petabyte, so that sums stay exact in every JSON reader."""
+_HOST = re.compile(r"[\w.:\[\]-]{1,255}")
+_SELECTION = re.compile(r"all|[0-9a-f]{16}")
 
 
 @frozen
@@ -85,7 +90,12 @@ class Manifest:
     required_features: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
+        _refuse_others(self.format, self.required_features)
         ModelRef(self.repo, self.commit, self.type)
+        for what, text, form in (("host", self.host, _HOST), ("selection", self.selection, _SELECTION)):
+            if form.fullmatch(text) is None:
+                msg = f"the manifest's {what} is malformed: {text!r:.300}"
+                raise ManifestInvalid(msg)
         if not is_git_oid(self.commit):
             msg = f"the manifest's commit is no git object name: {self.commit!r:.100}"
             raise ManifestInvalid(msg)
@@ -104,7 +114,7 @@ class Manifest:
         """Bytes of all files together."""
         return sum(file.size for file in self.files)
 
-    @property
+    @cached_property
     def set_digest(self) -> Digest:
         """The digest of the content alone: the ``digest`` output, good as a build argument or cache key."""
         return set_digest((file.path, file.sha256) for file in self.files)
@@ -113,7 +123,7 @@ class Manifest:
         """The canonical bytes; their SHA-256 is the manifest's name."""
         return to_json(self)
 
-    @property
+    @cached_property
     def digest(self) -> Digest:
         """The manifest's name."""
         return Digest.of(self.to_json())
@@ -128,7 +138,8 @@ class Manifest:
         """
         plain = parse_json(data, "the manifest")
         if isinstance(plain, dict):
-            _refuse_later_formats(plain)
+            # Before the fields are looked at: those of a later format are none of ours.
+            _refuse_others(plain.get("format"), plain.get("required_features"))
         manifest = from_plain(plain, cls, "the manifest")
         if manifest.to_json() != data:
             msg = "the manifest is not in canonical form (RFC 8785, files ordered by path)"
@@ -136,15 +147,14 @@ class Manifest:
         return manifest
 
 
-def _refuse_later_formats(plain: dict[str, object]) -> None:
+def _refuse_others(found: object, features: object) -> None:
+    """Raise `StoreUnsupported` for another format; what is no number and no list of texts is left to `from_plain`."""
     hint = "upgrade ci-modelcache"
-    found = plain.get("format")
-    if isinstance(found, int) and found > FORMAT:
+    if type(found) is int and found != FORMAT:
         msg = f"the manifest has format {found}; this version reads format {FORMAT}"
         raise StoreUnsupported(msg, hint=hint)
-    features = plain.get("required_features")
-    if isinstance(features, list):
-        unknown = sorted({str(feature) for feature in features} - FEATURES)
-        if unknown:
-            msg = f"the manifest needs features that this version lacks: {', '.join(unknown):.300}"
-            raise StoreUnsupported(msg, hint=hint)
+    texts = features if isinstance(features, (list, tuple)) else ()
+    unknown = sorted({text for text in texts if isinstance(text, str)} - FEATURES)
+    if unknown:
+        msg = f"the manifest needs features that this version lacks: {', '.join(unknown):.300}"
+        raise StoreUnsupported(msg, hint=hint)

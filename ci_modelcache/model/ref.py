@@ -14,7 +14,9 @@ from ci_modelcache.model.digest import is_git_oid
 DEFAULT_REVISION = "main"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,96}")
-_REVISION_BAD = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|//|@\{|^/|/$|\.$|^-|(?:^|/)\.|\.lock(?:/|$)")
+_REVISION_BAD = re.compile(
+    r"[\x00-\x20\x7f-\x9f\ud800-\udfff~^:?*\[\\]|\.\.|//|@\{|^/|/$|\.$|^-|(?:^|/)\.|\.lock(?:/|$)"
+)
 _MAX_REVISION = 255
 _HINT = "write it as org/name, org/name@revision or dataset:org/name@revision"
 
@@ -40,9 +42,13 @@ def _check_repo(_instance: object, _attribute: object, repo: str) -> None:
 
 def _check_revision(_instance: object, _attribute: object, revision: str) -> None:
     """What git accepts as a ref name (git-check-ref-format), in at most 255 bytes of UTF-8."""
-    if not revision or len(revision.encode(errors="replace")) > _MAX_REVISION or _REVISION_BAD.search(revision):
+    # Surrogates are what Python makes of bytes that are no UTF-8, on a command line for example.
+    size = len(revision.encode(errors="surrogatepass"))
+    if not 0 < size <= _MAX_REVISION or _REVISION_BAD.search(revision):
         msg = f"not a revision: {revision!r:.300}"
-        raise InvalidRef(msg, hint="a revision is a branch, a tag or a 40-digit commit")
+        raise InvalidRef(
+            msg, hint="a revision is a branch, a tag or a commit of 40 digits; an unset variable makes it empty"
+        )
 
 
 @frozen
@@ -62,6 +68,9 @@ class ModelRef:
         type: RepoType | None = None,  # the Hub's own word
     ) -> Self:
         """Read ``[type:]org/name[@revision]``; *revision* and *type*, when given, must not contradict the text."""
+        if "://" in text:
+            msg = f"a URL instead of a repository name: {text!r:.300}"
+            raise InvalidRef(msg, hint=_HINT)
         kind, colon, rest = text.partition(":")
         if not colon:
             kind, rest = "", text
@@ -76,7 +85,8 @@ class ModelRef:
             msg = f"two types: {kind!r} in {text!r}, and {type.value!r}"
             raise InvalidRef(msg, hint="give the type once")
         chosen = RepoType(kind) if colon else type or RepoType.MODEL
-        return cls(repo, named if at else revision or DEFAULT_REVISION, chosen)
+        asked = DEFAULT_REVISION if revision is None else revision
+        return cls(repo, named if at else asked, chosen)
 
     @property
     def is_pinned(self) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
+import unicodedata
 from typing import TYPE_CHECKING, Self
 
 import rfc8785
 from attrs import field, frozen
 
+from ci_modelcache.errors import ConfigError
 from ci_modelcache.model.digest import Digest
 
 if TYPE_CHECKING:
@@ -17,8 +19,15 @@ ALL = "all"
 
 
 def _canonical(patterns: Iterable[str]) -> tuple[str, ...]:
-    """A pattern that names a folder means all below it, as in `huggingface_hub`."""
-    return tuple(sorted({f"{p}*" if p.endswith("/") else p for p in patterns}))
+    """A pattern that names a folder means all below it, as in `huggingface_hub`; NFC, as paths are."""
+    if isinstance(patterns, str):
+        msg = f"patterns are a list of texts, got the text {patterns!r:.100}"
+        raise TypeError(msg)
+    texts = sorted({unicodedata.normalize("NFC", f"{p}*" if p.endswith("/") else p) for p in patterns})
+    if "" in texts:
+        msg = "an empty pattern selects no file"
+        raise ConfigError(msg, hint="leave it out; an unset variable makes it empty")
+    return tuple(texts)
 
 
 @frozen

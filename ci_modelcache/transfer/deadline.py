@@ -12,16 +12,37 @@ from ci_modelcache.errors import ConfigError, DeadlineExceeded
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
+_PLAIN = re.compile(_NUMBER)
+_PARTS = re.compile("".join(rf"(?:({_NUMBER}){unit})?" for unit in _UNITS))
 
 
 def parse_duration(text: str) -> float:
-    """Seconds in ``90``, ``90s``, ``15m``, ``1h30m`` or ``1d``; raises `ConfigError`."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
+    """
+    Seconds in ``90``, ``90s``, ``15m``, ``1.5h``, ``1h30m`` or ``1d``; raises `ConfigError`.
+
+    Units stand in this order (d, h, m, s), each at most once; ``1h30`` is refused, as it may mean two things. Zero is a duration.
+    """
+    if _PLAIN.fullmatch(text):
+        return float(text)
+    match = _PARTS.fullmatch(text)
+    if match is None or not text:
         msg = f"not a duration: {text!r:.100}"
         raise ConfigError(msg, hint="write it as 90s, 15m, 1h30m or 1d")
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    return sum(float(number) * seconds for number, seconds in zip(match.groups("0"), _UNITS.values(), strict=True))
+
+
+def format_duration(seconds: float) -> str:
+    """*seconds* as `parse_duration` reads it: ``1h30m``, ``90s`` up to two minutes, ``0.5s``."""
+    if seconds < 2 * _UNITS["m"]:
+        return f"{seconds:.3g}s"
+    rest, parts = round(seconds), []
+    for unit, length in _UNITS.items():
+        count, rest = divmod(rest, length)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts)
 
 
 class Deadline:
@@ -53,6 +74,15 @@ class Deadline:
         """The error to raise when the budget ended while *doing*; *because* is the last failure seen."""
         why = "" if because is None else f"; last failure: {because}"
         return DeadlineExceeded(
-            f"the deadline of {self.seconds or 0:g} s passed while {doing}{why}",
+            f"the deadline of {format_duration(self.seconds or 0)} passed while {doing}{why}",
+            hint="raise --deadline, or run again: what is complete is kept",
+        )
+
+    def too_far(self, delay: float, doing: str, *, because: BaseException) -> DeadlineExceeded:
+        """The error to raise when a pause of *delay* seconds before going on with *doing* would outlast the budget."""
+        left = format_duration(self.remaining())
+        return DeadlineExceeded(
+            f"the deadline of {format_duration(self.seconds or 0)} leaves {left}, and {doing} would be tried again "
+            f"in {format_duration(delay)}; last failure: {because}",
             hint="raise --deadline, or run again: what is complete is kept",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -11,14 +12,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _UNIT = 1000
+_ROUNDS_UP = 999.95
+"""From here on one decimal shows as 1000.0."""
 
 
 def format_bytes(count: float) -> str:
     """*count* bytes for people, in decimal units as disks and networks are sold: ``13.4 GB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < _UNIT:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+    if abs(round(count)) < _UNIT:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB"):
         count /= _UNIT
+        if abs(count) < _ROUNDS_UP:
+            return f"{count:.1f} {unit}"
+    count /= _UNIT
     return f"{count:.1f} TB"
 
 
@@ -27,7 +33,8 @@ def require_space(folder: Path, need: int) -> None:
     existing = _existing(folder)
     have = shutil.disk_usage(existing).free
     if have < need:
-        msg = f"need {format_bytes(need)}, have {format_bytes(have)} on {existing}"
+        short = format_bytes(need - have)
+        msg = f"need {format_bytes(need)}, have {format_bytes(have)} on the disk of {existing}: {short} too little"
         raise NoSpace(msg, hint="free space there, or restore to another disk")
 
 
@@ -37,7 +44,8 @@ def same_disk(one: Path, other: Path) -> bool:
 
 
 def _existing(folder: Path) -> Path:
+    """The nearest folder above that is there; what may not be looked into counts as absent, and its parent tells the disk."""
     folder = folder.absolute()
-    while not folder.exists():
+    while not os.path.exists(folder):  # noqa: PTH110  # Path.exists raises where a parent may not be searched
         folder = folder.parent
     return folder

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import tempfile
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
-from ci_modelcache.errors import NoSpace
+from ci_modelcache.errors import AccessDenied, ConfigError, NoSpace
 from ci_modelcache.model.digest import verified
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 PREFIX = ".landing-"
 """Names of files that are being written; one that nobody holds locked was left by a killed process."""
 
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What a disk says that knows no locks (some FUSE and network disks): files are written there all the same, and never swept."""
+
 
 @contextmanager
 def replacing(
@@ -30,9 +34,12 @@ def replacing(
     Yield a file that becomes *target* if the block succeeds and vanishes if it does not.
 
     It is staged in *staging*, a folder on the disk of *target* (default: beside it), never in /tmp: a rename
-    must not become a copy. A full disk raises `NoSpace`; data is on the disk before the name is. With *create_only*
-    a *target* that exists at the end raises `FileExistsError` and stays as it is.
+    must not become a copy. It gets *mode* whatever the umask is: a temporary file is 0600, and would be unreadable to the
+    user of an image. A full disk raises `NoSpace`; data is on the disk before the name is. With *create_only*
+    a *target* that exists at the end raises `FileExistsError` and stays as it is. Other `OSError` pass through.
     """
+    # The folder is not synced: a power cut may take the name away again, which every reader sees as "not there", but
+    # never puts a name to bytes that are not there. It would cost a second flush for each small file.
     folder = staging or target.parent
     with explaining_full_disk(target):
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +66,11 @@ def _stage(folder: Path) -> tuple[int, str]:
     """A new file in *folder*, locked until it is closed, by a kill too: `sweep` leaves locked files alone."""
     while True:
         descriptor, name = tempfile.mkstemp(dir=folder, prefix=PREFIX)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         if os.fstat(descriptor).st_nlink:
             return descriptor, name
         os.close(descriptor)  # a `sweep` of another process came between making and locking
@@ -93,14 +104,16 @@ def land(
     *,
     mode: int = 0o644,
     staging: Path | None = None,
+    leaves: bool = True,
 ) -> Fingerprint:
     """
     Write *chunks* so that *target* only ever holds verified bytes.
 
-    Raises `SizeMismatch` or `DigestMismatch`, and then *target* is as it was.
+    Raises `SizeMismatch` or `DigestMismatch`, `NoSpace`, `AccessDenied` or, when something stands in the way,
+    `ConfigError`; then *target* is as it was. Without *leaves* the result has no leaf list, and hashing is twice as fast.
     """
-    hasher = expected.fingerprinter()
-    with replacing(target, mode=mode, staging=staging) as file:
+    hasher = expected.fingerprinter(leaves=leaves)
+    with _explaining_refusal(target), replacing(target, mode=mode, staging=staging) as file:
         for chunk in verified(chunks, expected, str(target), into=hasher):
             file.write(chunk)
     return hasher.finish()
@@ -118,15 +131,49 @@ def explaining_full_disk(path: Path) -> Iterator[None]:
         raise NoSpace(msg, hint="free space there, or restore to another disk") from error
 
 
+@contextmanager
+def _explaining_refusal(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            msg = f"cannot write {target}: {error}"
+            raise AccessDenied(msg, hint="run as the user who owns the folder, or choose another one") from error
+        if error.errno in {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY}:
+            msg = f"cannot write {target}, something else is in its place: {error}"
+            raise ConfigError(msg, hint="move that away, or choose another folder") from error
+        raise
+
+
 def sweep(folder: Path) -> int:
-    """Remove from *folder* what killed processes were still writing; returns how many files."""
+    """
+    Remove from *folder* what killed processes were still writing; returns how many files.
+
+    Spared is what a live process holds, what belongs to another user, and everything on a disk that knows no locks.
+    """
     removed = 0
     for leftover in sorted(folder.glob(f"{PREFIX}*")):
-        with suppress(FileNotFoundError), leftover.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            leftover.unlink()
-            removed += 1
+        # One that is gone by now was finished by its writer, or swept by somebody else. One that would block is a link
+        # that `transfer.place` is just making, under a lease against writers.
+        with suppress(FileNotFoundError, PermissionError, BlockingIOError):
+            removed += _sweep_one(leftover)
     return removed
+
+
+def _sweep_one(leftover: Path) -> bool:
+    # Neither a link nor a FIFO that somebody laid there may lead us elsewhere, or make us wait.
+    if not stat.S_ISREG(leftover.lstat().st_mode):
+        return False
+    # NFS gives this lock to those only who may write; a file that was to be read-only may be no longer writable.
+    access = os.O_RDWR if os.access(leftover, os.W_OK) else os.O_RDONLY
+    descriptor = os.open(leftover, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        leftover.unlink()
+    except OSError as error:
+        if error.errno not in {errno.EAGAIN, errno.EBADF, *_NO_LOCKS}:
+            raise
+        return False
+    finally:
+        os.close(descriptor)
+    return True

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
-import time
 from typing import TYPE_CHECKING, TypeVar
+
+from ci_modelcache.transfer.deadline import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from ci_modelcache.transfer.deadline import Deadline
 
 Item = TypeVar("Item")
 
@@ -28,11 +26,15 @@ def for_each(
     doing: str,
 ) -> None:
     """
-    Call *work* on every item, at most *workers* at a time; raise the first failure.
+    Call *work* on every item, in order, at most *workers* (1 or more) at a time; raise the first failure.
 
-    After a failure nothing new is begun. When the *deadline* passes, or on Ctrl-C, the threads are left
+    All *items* are taken before the first is begun. After a failure nothing new is begun, and what runs gets two seconds
+    to end. When the *deadline* passes, or on Ctrl-C, threads that do not end are left
     behind: they are daemons, and whatever they were writing is a staged file that the next run sweeps.
     """
+    if workers < 1:
+        msg = f"workers: expected 1 or more, got {workers}"
+        raise ValueError(msg)
     waiting: queue.SimpleQueue[Item] = queue.SimpleQueue()
     results: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
     stop = threading.Event()
@@ -40,19 +42,22 @@ def for_each(
         waiting.put(item)
     total = waiting.qsize()
     arguments = (waiting, results, work, stop)
-    threads = [threading.Thread(target=_run, args=arguments, daemon=True) for _ in range(min(workers, total))]
-    for thread in threads:
-        thread.start()
+    threads: list[threading.Thread] = []
     try:
+        for _ in range(min(workers, total)):
+            deadline.check(doing)
+            thread = threading.Thread(target=_run, args=arguments, daemon=True)
+            thread.start()
+            threads.append(thread)
         for _ in range(total):
             error = _next(results, deadline, doing)
             if error is not None:
                 raise error
     finally:
         stop.set()
-        end = time.monotonic() + min(_GRACE, deadline.remaining())
+        grace = Deadline(min(_GRACE, deadline.remaining()))
         for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
+            thread.join(grace.remaining())
 
 
 def _run(
@@ -69,6 +74,8 @@ def _run(
         try:
             work(item)
         except BaseException as error:  # noqa: BLE001  # handed to the caller, which raises it
+            # Here and not by the caller: until that wakes up this thread would have begun the next item.
+            stop.set()
             results.put(error)
         else:
             results.put(None)
@@ -77,6 +84,7 @@ def _run(
 def _next(results: queue.SimpleQueue[BaseException | None], deadline: Deadline, doing: str) -> BaseException | None:
     seconds = deadline.remaining()
     try:
-        return results.get(timeout=None if math.isinf(seconds) else seconds)
+        # Above TIMEOUT_MAX, some 290 years, `get` raises.
+        return results.get(timeout=None if seconds > threading.TIMEOUT_MAX else seconds)
     except queue.Empty:
         raise deadline.exceeded(doing) from None

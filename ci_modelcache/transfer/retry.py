@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import random
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,12 +20,14 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-def _asked_for(state: tenacity.RetryCallState) -> float:
-    """Seconds that the other side asked us to wait, or 0."""
-    error = None if state.outcome is None else state.outcome.exception()
-    if isinstance(error, RateLimited) and error.retry_after is not None:
-        return error.retry_after
-    return 0.0
+LONGEST_PAUSE = 600.0
+"""Seconds; whoever asks for a longer one is not waited for: a job that sleeps that long is a job that hangs."""
+
+
+def _asked_for(error: Unavailable) -> float:
+    """Seconds that the other side asked us to wait; 0 when it did not, or asked for nonsense."""
+    asked = error.retry_after if isinstance(error, RateLimited) else None
+    return 0.0 if asked is None or math.isnan(asked) else max(0.0, asked)
 
 
 @frozen
@@ -32,8 +36,9 @@ class RetryPolicy:
     How often and how patiently something `Unavailable` is tried again.
 
     At most *attempts* tries; between them full jitter around a doubling pause of *base* to *cap* seconds,
-    but never less than a `RateLimited` asked for. A pause that would end after *deadline* is not begun:
-    the step ends with `DeadlineExceeded` at once, naming the failure, as waiting could not help.
+    but never less than a `RateLimited` asked for, *cap* or not. A pause that would end after *deadline* is not begun:
+    the step ends with `DeadlineExceeded` at once, naming the failure, as waiting could not help. One longer than
+    `LONGEST_PAUSE` is not begun either: the failure is raised. *jitter* picks a number between two, as `random.uniform`.
     """
 
     attempts: int = 6
@@ -41,6 +46,7 @@ class RetryPolicy:
     cap: float = 20.0
     deadline: Deadline = field(factory=Deadline)
     sleep: Callable[[float], None] = time.sleep
+    jitter: Callable[[float, float], float] = random.uniform
 
     def call(self, operation: Callable[[], T], *, doing: str) -> T:
         """The result of *operation*, which may be called several times and must not mind that."""
@@ -60,16 +66,18 @@ class RetryPolicy:
             raise error
         delay = self._delay(failures, error)
         if delay >= self.deadline.remaining():
-            raise self.deadline.exceeded(doing, because=error) from error
+            raise self.deadline.too_far(delay, doing, because=error) from error
+        if delay > LONGEST_PAUSE:
+            error.add_note(f"gave up {doing}: asked to wait {delay:g} s, which is longer than {LONGEST_PAUSE:g} s")
+            raise error
         _log.warning("%s; trying again in %.1f s (%d of %d)", error, delay, failures, self.attempts)
         self.sleep(delay)
 
     def _delay(self, failures: int, error: Unavailable) -> float:
-        backoff = tenacity.wait_random_exponential(multiplier=self.base, max=self.cap)
+        window = tenacity.wait_exponential(multiplier=self.base, max=self.cap)
         state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
         state.attempt_number = failures
-        state.set_exception((type(error), error, error.__traceback__))
-        return max(backoff(state), _asked_for(state))
+        return max(self.jitter(0.0, window(state)), _asked_for(error))
 
 
 def once_more(operation: Callable[[], T], *, doing: str) -> T:

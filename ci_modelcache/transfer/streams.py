@@ -26,6 +26,7 @@ def read_through(open_at: OpenAt, size: int, retry: RetryPolicy, *, what: str) -
 
     Failures are counted since the last byte: a slow source that makes progress never runs out of
     attempts, only of the deadline. A source that sends more than *size* is cut off there and left to the digest.
+    Whatever *open_at* opened is closed before the next try, and when the reader stops early.
     """
     doing = f"reading {what}"
     offset, failures = 0, 0
