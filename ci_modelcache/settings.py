@@ -156,7 +156,7 @@ def _choice(text: str, _base: Base, *, among: type[StrEnum]) -> StrEnum:
 
 
 def _choices(among: type[StrEnum]) -> Kind:
-    return Kind(" or ".join(among), partial(_choice, among=among), choices=tuple(among))
+    return Kind(" or ".join(among), partial(_choice, among=among), choices=tuple(one.value for one in among))
 
 
 def _store(text: str, base: Base) -> str:

@@ -49,7 +49,7 @@ class Command(click.Command):
         own: list[tuple[str, str]] = []
         settings: list[tuple[str, str]] = []
         for param in self.get_params(ctx):
-            if record := param.get_help_record(ctx):
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
                 (settings if isinstance(param, SettingOption) else own).append(record)
         with formatter.section("Options"):
             formatter.write_dl(own)

@@ -10,8 +10,9 @@ import click
 
 from ci_modelcache.cli.command import verb
 from ci_modelcache.cli.reports import demonstrated
-from ci_modelcache.demo.demonstrate import demonstrate
+from ci_modelcache.demo.demonstrate import WEIGHTS, demonstrate
 from ci_modelcache.demo.model import real_model
+from ci_modelcache.errors import ConfigError
 
 if TYPE_CHECKING:
     from ci_modelcache.cli.run import Run
@@ -35,6 +36,9 @@ def command(run: Run, model_dir: str | None) -> None:
     state = run.config.state / "demo"
     state.mkdir(parents=True, exist_ok=True)
     source = real_model(state) if model_dir is None else Path(model_dir)
+    if not (source / WEIGHTS).is_file():
+        msg = f"there is no {WEIGHTS} in {source}"
+        raise ConfigError(msg, hint="give --model-dir a folder that holds a model, or leave it out")
     with tempfile.TemporaryDirectory(dir=state) as folder:
         report = demonstrate(source, Path(folder), step=run.step)
     run.show(report, demonstrated(report))

@@ -18,6 +18,8 @@ EVERY = 5.0
 """Seconds between two lines."""
 _WINDOW = 15.0
 """Seconds over which the speed is measured: long enough to be calm, short enough to show a stall."""
+_EXACT = 10.0
+"""Seconds below which a tenth is worth showing."""
 _MINUTE, _HOUR = 60, 3600
 
 
@@ -86,7 +88,8 @@ class Lines:
         if self._done < self._total:
             return f"{self._doing}: stopped at {format_bytes(self._shown())} of {format_bytes(self._total)}"
         speed = f", {format_bytes(self._total / took)}/s" if self._total and took > 0 else ""
-        return f"{self._doing}: done, {format_bytes(self._total)} in {format_seconds(took)}{speed}"
+        exactly = f"{took:.1f} s" if took < _EXACT else format_seconds(took)
+        return f"{self._doing}: done, {format_bytes(self._total)} in {exactly}{speed}"
 
     def _write(self, line: str) -> None:
         print(line, file=self._stream(), flush=True)
@@ -117,6 +120,10 @@ class Bar:
     def finish(self) -> None:
         with self._lock:
             self._clear()
+
+    def refresh(self) -> None:
+        """Draw now; it is done several times a second anyway."""
+        self._bars.refresh()
 
     def _clear(self) -> None:
         self._bars.stop()

@@ -28,7 +28,7 @@ _WORD = {
     "authority": "the Hub",
     "store": "the store",
     "local": "an earlier restore",
-    "pinned": "the commit asked for",
+    "pinned": "the request itself",
 }
 
 
@@ -65,7 +65,7 @@ def restored(report: RestoreReport) -> Iterator[str]:
     }[report.result]
     what = f"{count(report.files, 'file')}, {format_bytes(report.size)}, in {report.seconds:.1f} s"
     whose = _WORD.get(report.anchor, report.anchor)
-    yield f"{report.ref}: {how}: {what}; commit {report.commit[:_SHORT]}, proven on the word of {whose}"
+    yield f"{report.ref}: {how}: {what}; commit {report.commit[:_SHORT]} according to {whose}"
     if report.stale:
         yield "  the Hub could not be asked: that commit may be an old one"
     if report.replaced:
@@ -82,15 +82,18 @@ def restored(report: RestoreReport) -> Iterator[str]:
 def fetched(report: FetchReport) -> str:
     """What `fetch` did, for stderr: its stdout is the pinned reference."""
     how = "in the store already" if report.result == "hit" else f"fetched from {report.source} into {report.store}"
-    what = f"{count(report.files, 'file')}, {format_bytes(report.size)}, in {report.seconds:.1f} s"
-    return f"{report.ref}: {how}: {what}; {format_bytes(report.bytes_downloaded)} came over the network"
+    what = (
+        f"{count(report.files, 'file')}, {format_bytes(report.size)}, {format_bytes(report.bytes_downloaded)} of it new"
+    )
+    return f"{report.ref}: {how}: {what}, in {report.seconds:.1f} s"
 
 
 def saved(report: SaveReport) -> str:
     """What `save` did, for stderr: its stdout is the pinned reference."""
-    what = f"{count(report.files, 'file')}, {format_bytes(report.size)}, in {report.seconds:.1f} s"
-    new = format_bytes(report.bytes_uploaded)
-    return f"{report.ref}: saved to {report.store}: {what}; {new} uploaded, the rest was there"
+    what = (
+        f"{count(report.files, 'file')}, {format_bytes(report.size)}, {format_bytes(report.bytes_uploaded)} of it new"
+    )
+    return f"{report.ref}: saved to {report.store}: {what}, in {report.seconds:.1f} s"
 
 
 def locked(report: LockReport) -> Iterator[str]:

@@ -93,17 +93,19 @@ class Run:
         from ci_modelcache.sources.hub import HubEndpoint  # noqa: PLC0415  # as above
 
         if self.config.offline:
-            return self.nobody
+            return self._offline(f"offline is set by {self.config.origins['offline']}")
         session = HttpSession(ca_bundle=self.config.hub_ca_bundle)
         return HubEndpoint(self.config.endpoint, session=session, token=self.config.token, retry=self.retry)
 
     @property
     def nobody(self) -> Upstream:
-        """The same Hub by name, never asked."""
+        """The same Hub by name, for commands that only look at what is here."""
+        return self._offline("this command only looks at the store")
+
+    def _offline(self, why: str) -> Upstream:
         from ci_modelcache.sources.http import Origin  # noqa: PLC0415  # as above
         from ci_modelcache.sources.offline import Offline  # noqa: PLC0415  # as above
 
-        why = f"offline is set by {self.config.origins['offline']}"
         return Offline(Origin.of(self.config.endpoint).authority, why=why)
 
     @property

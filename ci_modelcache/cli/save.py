@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 )
 @click.argument("directory", metavar="DIR")
 @click.argument("ref")
-@click.option("--type", type=click.Choice(tuple(RepoType)), help="What kind of repository; default: model.")
+@click.option(
+    "--type", type=click.Choice([kind.value for kind in RepoType]), help="What kind of repository; default: model."
+)
 @click.option("--include", multiple=True, metavar="PATTERN", help="Take only files such as '*.json'; repeatable.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out files such as '*.bin'; repeatable.")
 def command(

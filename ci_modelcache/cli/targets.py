@@ -61,7 +61,11 @@ def selecting(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--include", multiple=True, metavar="PATTERN", help="Take only files such as '*.json'; repeatable."
         ),
-        click.option("--type", type=click.Choice(tuple(RepoType)), help="What kind of repository; default: model."),
+        click.option(
+            "--type",
+            type=click.Choice([kind.value for kind in RepoType]),
+            help="What kind of repository; default: model.",
+        ),
         click.option("--revision", metavar="REV", help="Branch, tag or commit; the same as REF@REV."),
     ):
         function = option(function)
@@ -101,9 +105,10 @@ def folders(chosen: Sequence[Target], to: str | None, *, named: int) -> tuple[Pa
     """
     if to is None:
         return tuple(None for _ in chosen)
+    root = Path(to).absolute()
     if named == 1:
-        return (Path(to),)
-    places = tuple(Path(to, *target.ref.repo.split("/")) for target in chosen)
+        return (root,)
+    places = tuple(root.joinpath(*target.ref.repo.split("/")) for target in chosen)
     for place, count in Counter(places).items():
         if count > 1:
             msg = f"{count} of the models would go into the same folder {place}"

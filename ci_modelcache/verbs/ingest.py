@@ -89,7 +89,9 @@ def ingest(
 
     Raises what `Publication` and the source raise. Whatever was stored before that is garbage which a second call makes use of.
     """
-    step.progress.start(f"fetching {ref}", sum(file.size for file in files))
+    # Files with the same bytes come once.
+    unique = {file.sha256 or file.git_oid: file.size for file in files}
+    step.progress.start(f"fetching {ref}", sum(unique.values()))
     try:
         with Publication(cache) as publication:
             upload = Upload(ref.at(snapshot.commit), source, cache, publication, step)
