@@ -1,0 +1,249 @@
+"""The only module that maps the five verbs of a store to requests of the S3 protocol."""
+
+from __future__ import annotations
+
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from botocore.exceptions import ClientError
+
+from ci_modelcache.errors import ObjectNotFound, StoreUnsupported
+from ci_modelcache.stores.keys import PIECE, check_key, check_prefix, check_range, exactly, is_key
+from ci_modelcache.stores.protocol import ObjectInfo
+from ci_modelcache.stores.s3_bucket import Bucket
+from ci_modelcache.stores.s3_errors import ArrivedDamaged, explaining, is_bare
+from ci_modelcache.stores.s3_upload import PART, Upload, checksum
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from botocore.response import StreamingBody
+    from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, PutObjectRequestTypeDef
+
+    from ci_modelcache.transfer.retry import RetryPolicy
+
+T = TypeVar("T")
+
+_FIRST_PIECE = 64 * 1024
+"""Bytes of the first piece of a body; each is twice the one before, to `PIECE`. On a link that trickles the
+first piece is there within a minute, and whoever counts time sees it, where a whole `PIECE` may take hours."""
+
+
+class S3Store:
+    """
+    A `Store` in the S3 bucket *bucket* below *prefix* (may be empty).
+
+    Settings and credentials: see `Bucket`. *retry* is for every request but those of `read`, which are one attempt
+    each: whoever reads resumes (`transfer.streams.read_through`). An object of up to 16 MiB is one request, a larger one
+    a multipart upload that is completed after its chunks ended well, and aborted otherwise.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        *,
+        endpoint_url: str | None,
+        region: str | None,
+        retry: RetryPolicy,
+        ca_bundle: str | None = None,
+    ) -> None:
+        self._bucket = Bucket(
+            bucket, prefix, endpoint_url=endpoint_url, region=region, ca_bundle=ca_bundle, retry=retry
+        )
+        self._bucket_exists = False
+        self._checksums = True
+
+    @property
+    def url(self) -> str:
+        return self._bucket.url
+
+    # Reading
+
+    @contextmanager
+    def read(self, key: str, *, start: int = 0, stop: int | None = None) -> Iterator[Iterator[bytes]]:
+        check_range(start, stop)
+        if start == stop:
+            self._head_once(key)  # S3 has no empty ranges, and a missing object is to be told all the same
+            yield iter(())
+            return
+        answer = self._get(check_key(key), start, stop)
+        if answer is None:
+            yield iter(())
+            return
+        with closing(answer["Body"]) as body:
+            yield self._pieces(body, key)
+
+    def _get(self, key: str, start: int, stop: int | None) -> GetObjectOutputTypeDef | None:
+        """The answer to a GET of that range; None when the object ends at or before *start*."""
+        if start == 0 and stop is None:
+            return self._bucket.once(lambda client: self._open(client, key), doing=f"reading {key}", key=key)
+        wanted = f"bytes={start}-" if stop is None else f"bytes={start}-{stop - 1}"
+        try:
+            answer = self._bucket.once(
+                lambda client: self._open(client, key, Range=wanted), doing=f"reading {key}", key=key
+            )
+        except StoreUnsupported as error:
+            cause = error.__cause__
+            if isinstance(cause, ClientError) and cause.response["ResponseMetadata"]["HTTPStatusCode"] == 416:  # noqa: PLR2004  # HTTP's number is its name
+                return None
+            raise
+        if not answer.get("ContentRange", "").startswith(f"bytes {start}-"):
+            answer["Body"].close()
+            msg = (
+                f"reading {key} ({self.url}): asked for {wanted}, got {answer.get('ContentRange', 'the whole object')}"
+            )
+            raise StoreUnsupported(
+                msg, hint="the server, or a proxy before it, ignores the Range header: check --endpoint-url"
+            )
+        return answer
+
+    def _open(self, client: S3Client, key: str, **options: str) -> GetObjectOutputTypeDef:
+        return client.get_object(Bucket=self._bucket.name, Key=self._bucket.full(key), **options)  # type: ignore[arg-type]  # the stubs cannot know which options
+
+    def _pieces(self, body: StreamingBody, key: str) -> Iterator[bytes]:
+        piece = _FIRST_PIECE
+        while True:
+            with explaining(f"reading {key}", store=self.url, key=key):
+                chunk = body.read(piece)
+            if not chunk:
+                return
+            yield chunk
+            piece = min(2 * piece, PIECE)
+
+    def stat(self, key: str) -> ObjectInfo:
+        check_key(key)
+        return self._bucket.retry.call(lambda: self._head_once(key), doing=f"looking at {key} ({self.url})")
+
+    def _head_once(self, key: str) -> ObjectInfo:
+        return self._bucket.once(lambda client: self._head(client, key), doing=f"looking at {key}", key=key)
+
+    def _head(self, client: S3Client, key: str) -> ObjectInfo:
+        name = self._bucket.full(key)
+        try:
+            head = client.head_object(Bucket=self._bucket.name, Key=name)
+        except ClientError as error:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if not is_bare(error) or status >= 500 or (status == 404 and self._bucket_exists):  # noqa: PLR2004  # as above
+                raise
+            # A HEAD is refused without a reason: 404 may mean the bucket, 403 and 400 any of ten things. A GET says which.
+            answer = self._reason(client, key)
+            return ObjectInfo(key, size=answer["ContentLength"], modified=answer["LastModified"].timestamp())
+        self._bucket_exists = True
+        return ObjectInfo(key, size=head["ContentLength"], modified=head["LastModified"].timestamp())
+
+    def _reason(self, client: S3Client, key: str) -> GetObjectOutputTypeDef:
+        try:
+            answer = self._open(client, key)
+        except ClientError as error:
+            self._bucket_exists = error.response["Error"].get("Code") == "NoSuchKey"
+            raise
+        answer["Body"].close()
+        return answer
+
+    def scan(self, prefix: str) -> Iterator[ObjectInfo]:
+        return _in_order(self._listed(check_prefix(prefix)), folder=prefix.rpartition("/")[0])
+
+    def _listed(self, prefix: str) -> Iterator[ObjectInfo]:
+        token: dict[str, str] = {}
+        while True:
+            page = self._bucket.retried(
+                lambda client, token=token: client.list_objects_v2(  # type: ignore[misc]  # a default that binds the loop's value
+                    Bucket=self._bucket.name, Prefix=self._bucket.full(prefix), **token
+                ),
+                doing=f"listing {prefix or 'everything'}",
+            )
+            for found in page.get("Contents", []):
+                key = self._bucket.short(found["Key"])
+                if is_key(key):  # a console leaves markers such as "folder/", which are no objects of ours
+                    yield ObjectInfo(key, size=found["Size"], modified=found["LastModified"].timestamp())
+            if not page["IsTruncated"]:
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    # Writing
+
+    def write(self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False) -> None:
+        check_key(key)
+        body = exactly(chunks, size, key)
+        if size <= PART:
+            data = b"".join(body)
+            self._with_checksums(lambda checked: self._put(key, data, checked=checked, create_only=create_only))
+            return
+        upload = self._with_checksums(lambda checked: Upload(self._bucket, key, checksums=checked))
+        upload.run(body, size=size, create_only=create_only)
+
+    def _with_checksums(self, request: Callable[[bool], T]) -> T:
+        """The result of *request* with checksums; without, once and for all, where the server refuses them."""
+        if not self._checksums:
+            return request(False)  # noqa: FBT003  # the one thing that is asked
+        try:
+            return request(True)  # noqa: FBT003  # as above
+        except StoreUnsupported:
+            result = request(False)  # noqa: FBT003  # as above
+            self._checksums = False
+            return result
+
+    def _put(self, key: str, data: bytes, *, checked: bool, create_only: bool) -> None:
+        request: PutObjectRequestTypeDef = {"Bucket": self._bucket.name, "Key": self._bucket.full(key), "Body": data}
+        if checked:
+            request["ChecksumSHA256"] = checksum(data)
+        if create_only:
+            request["IfNoneMatch"] = "*"
+        self._bucket.retried(lambda client: client.put_object(**request), doing=f"writing {key}", key=key)
+
+    def try_checksums(self, key: str) -> Literal["verified", "ignored", "refused"]:
+        """What the server does with SHA-256 checksums, tried with an object *key* that the caller deletes."""
+        try:
+            self._put(key, b"right", checked=True, create_only=False)
+        except StoreUnsupported:
+            return "refused"
+        wrong = checksum(b"wrong")
+        try:
+            self._bucket.once(
+                lambda client: client.put_object(
+                    Bucket=self._bucket.name, Key=self._bucket.full(key), Body=b"right", ChecksumSHA256=wrong
+                ),
+                doing=f"writing {key}",
+                key=key,
+            )
+        except (ArrivedDamaged, StoreUnsupported):
+            return "verified"
+        return "ignored"
+
+    def delete(self, key: str) -> None:
+        check_key(key)
+        try:
+            self._bucket.retried(
+                lambda client: client.delete_object(Bucket=self._bucket.name, Key=self._bucket.full(key)),
+                doing=f"deleting {key}",
+                key=key,
+            )
+        except ObjectNotFound:
+            return
+
+
+def _in_order(listed: Iterable[ObjectInfo], *, folder: str) -> Iterator[ObjectInfo]:
+    """
+    *listed*, which all lie in *folder*, ordered by key.
+
+    S3 lists in the order of the keys' bytes. SeaweedFS lists folder by folder, so that ``a/x`` comes before ``a-b``. In both
+    orders all that can change places stands together: names in *folder* of which one begins the others.
+    """
+    start = len(folder) + 1 if folder else 0
+    together: list[ObjectInfo] = []
+    first = ""
+    for found in listed:
+        name = found.key[start:].partition("/")[0]
+        if together and not name.startswith(first):
+            yield from sorted(together, key=_key)
+            together.clear()
+        if not together:
+            first = name
+        together.append(found)
+    yield from sorted(together, key=_key)
+
+
+def _key(found: ObjectInfo) -> str:
+    return found.key

@@ -1,0 +1,127 @@
+"""The only module that makes boto3 clients: their credentials, timeouts and dialect, and one request through them."""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+import boto3.session
+from botocore.config import Config
+
+from ci_modelcache.errors import ConfigError
+from ci_modelcache.stores.keys import is_key
+from ci_modelcache.stores.s3_errors import explaining
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mypy_boto3_s3.client import S3Client
+
+    from ci_modelcache.transfer.retry import RetryPolicy
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds; a server that is there accepts at once."""
+READ_TIMEOUTS = (30.0, 15.0, 7.0, 3.0, 1.0)
+"""Seconds of silence that are borne: the longest that fits into what is left until the deadline, or the shortest."""
+MAX_CONNECTIONS = 64
+DEFAULT_REGION = "us-east-1"
+"""For stores that have no regions; AWS redirects from there to the bucket's own."""
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
+
+
+class Bucket:
+    """
+    The part of a bucket below *prefix*, and how to talk to it.
+
+    Credentials come from boto3's own chain: environment, profiles, web identity, container and machine roles.
+    botocore retries nothing, since *retry* does; and no single request outlasts its deadline by more than a second.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        prefix: str,
+        *,
+        endpoint_url: str | None,
+        region: str | None,
+        ca_bundle: str | None,
+        retry: RetryPolicy,
+    ) -> None:
+        self.name = name
+        self.url = f"s3://{name}/{prefix}" if prefix else f"s3://{name}"
+        self.retry = retry
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._clients: dict[float, S3Client] = {}
+        self._lock = threading.Lock()
+        self._endpoint_url, self._region, self._ca_bundle = endpoint_url, region, ca_bundle
+        self._check(prefix)
+        with explaining("opening the store", store=self.url):
+            self._session = boto3.session.Session()
+        self.client()  # now, so that a wrong setting is told before work begins
+
+    def _check(self, prefix: str) -> None:
+        if _BUCKET.fullmatch(self.name) is None:
+            msg = f"not the name of a bucket: {self.name!r:.100}"
+            raise ConfigError(msg, hint="write the store as s3://bucket or s3://bucket/prefix")
+        if prefix and not is_key(prefix):
+            msg = f"not a prefix for a store: {prefix!r:.100}"
+            raise ConfigError(msg, hint="use letters, digits, '.', '_', '-' and single '/' between them")
+
+    def full(self, key: str) -> str:
+        """What S3 calls *key*."""
+        return self._prefix + key
+
+    def short(self, full: str) -> str:
+        """The inverse of `full`."""
+        return full.removeprefix(self._prefix)
+
+    def once(self, request: Callable[[S3Client], T], *, doing: str, key: str | None = None) -> T:
+        """The result of one *request*; its failures are raised as a store's, with *doing* and *key* in their messages."""
+        client = self.client()
+        with explaining(doing, store=self.url, key=key):
+            return request(client)
+
+    def retried(self, request: Callable[[S3Client], T], *, doing: str, key: str | None = None) -> T:
+        """The result of *request*, made again for as long as `retry` allows."""
+        return self.retry.call(lambda: self.once(request, doing=doing, key=key), doing=f"{doing} ({self.url})")
+
+    def client(self) -> S3Client:
+        """A client whose timeouts fit into the time that is left. It can be used from any thread."""
+        left = self.retry.deadline.remaining()
+        seconds = next((each for each in READ_TIMEOUTS if each <= left), READ_TIMEOUTS[-1])
+        with self._lock:
+            if seconds not in self._clients:
+                self._clients[seconds] = self._new_client(seconds)
+            return self._clients[seconds]
+
+    def _new_client(self, read_timeout: float) -> S3Client:
+        config = Config(
+            connect_timeout=min(CONNECT_TIMEOUT, read_timeout),
+            read_timeout=read_timeout,
+            retries={"mode": "standard", "total_max_attempts": 1},
+            max_pool_connections=MAX_CONNECTIONS,
+            tcp_keepalive=True,
+            user_agent_extra="ci-modelcache",
+            # Checksums of botocore's choice break uploads to many stores, and cost CPU twice: every object is written
+            # with an explicit SHA-256 and its bytes are proven by whoever reads them, on AWS too.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            # The addressing style stays botocore's: virtual hosts for AWS, paths for other endpoints, or what the
+            # user's profile says (some stores know virtual hosts only).
+        )
+        with explaining("opening the store", store=self.url):
+            try:
+                return self._session.client(
+                    "s3",
+                    endpoint_url=self._endpoint_url,
+                    region_name=self._region or self._session.region_name or DEFAULT_REGION,
+                    verify=self._ca_bundle,
+                    config=config,
+                )
+            except ValueError as error:  # botocore's own for "Invalid endpoint"
+                msg = f"not the URL of an S3 endpoint: {self._endpoint_url!r}"
+                raise ConfigError(msg, hint="write it as https://host or http://host:port") from error

@@ -1,0 +1,188 @@
+"""The only module that uploads an object in parts: several at once, few in memory, and all or nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+from typing import TYPE_CHECKING
+
+from ci_modelcache.errors import ModelCacheError, ObjectNotFound
+from ci_modelcache.stores.s3_errors import UploadGone
+from ci_modelcache.transfer.parallel import for_each
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_s3.type_defs import (
+        CompletedPartTypeDef,
+        CompleteMultipartUploadRequestTypeDef,
+        UploadPartRequestTypeDef,
+    )
+
+    from ci_modelcache.stores.s3_bucket import Bucket
+
+PART = 16 * 1024 * 1024
+"""Bytes of a part, and of the largest object that is put in one request."""
+MAX_PARTS = 8192
+"""Parts of the largest upload: below the 10,000 that S3 allows. Larger objects have larger parts."""
+WORKERS = 4
+"""Parts on their way at once, and so in memory."""
+
+
+def part_size(size: int) -> int:
+    """Bytes of each part but the last of an object of *size* bytes."""
+    part = PART
+    while size > part * MAX_PARTS:
+        part *= 2
+    return part
+
+
+def checksum(data: bytes | bytearray) -> str:
+    """The SHA-256 of *data* as S3 writes it."""
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()
+
+
+class _Parts:
+    """Cuts *chunks* into parts, for several threads that each take the next; what *chunks* raises, all of them raise."""
+
+    def __init__(self, chunks: Iterator[bytes], *, size: int) -> None:
+        self._chunks = chunks
+        self._part = part_size(size)
+        self._left = size
+        self._rest = memoryview(b"")
+        self._number = 0
+        self._failure: BaseException | None = None
+        self._lock = threading.Lock()
+        self.count = -(-size // self._part)
+
+    def take(self) -> tuple[int, bytearray]:
+        """The number and the bytes of the next part; it is the last one only if *chunks* ended well after it."""
+        with self._lock:
+            if self._failure is not None:
+                raise self._failure
+            try:
+                part = self._read(min(self._part, self._left))
+                self._left -= len(part)
+                if not self._left:
+                    self._drain()
+            except BaseException as error:
+                self._failure = error
+                raise
+            self._number += 1
+            return self._number, part
+
+    def _read(self, size: int) -> bytearray:
+        part = bytearray()
+        while len(part) < size:
+            if not self._rest:
+                self._rest = memoryview(next(self._chunks))
+            room = size - len(part)
+            part += self._rest[:room]
+            self._rest = self._rest[room:]
+        return part
+
+    def _drain(self) -> None:
+        """Ask for what follows the last byte: that is where an iterator that verifies itself raises."""
+        for _ in self._chunks:
+            pass
+
+
+class Upload:
+    """One multipart upload to *key* of *bucket*; *checksums* says whether each part carries its SHA-256."""
+
+    def __init__(self, bucket: Bucket, key: str, *, checksums: bool) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._checksums = checksums
+        self._name = bucket.full(key)
+        self._doing = f"writing {key}"
+        self._id = bucket.retried(self._create, doing=self._doing, key=None)
+        self._parts: dict[int, CompletedPartTypeDef] = {}
+
+    def _create(self, client: S3Client) -> str:
+        if self._checksums:
+            answer = client.create_multipart_upload(
+                Bucket=self._bucket.name, Key=self._name, ChecksumAlgorithm="SHA256"
+            )
+        else:
+            answer = client.create_multipart_upload(Bucket=self._bucket.name, Key=self._name)
+        return answer["UploadId"]
+
+    def run(self, chunks: Iterator[bytes], *, size: int, create_only: bool) -> None:
+        """
+        Make the object visible after *chunks* ended well, or abort the upload and pass on what was raised.
+
+        *chunks* must raise by itself when it is not *size* bytes long.
+        """
+        parts = _Parts(chunks, size=size)
+        try:
+            for_each(
+                range(parts.count),
+                lambda _: self._send(*parts.take()),
+                workers=WORKERS,
+                deadline=self._bucket.retry.deadline,
+                doing=f"{self._doing} ({self._bucket.url})",
+            )
+            self._bucket.retry.call(lambda: self._complete(size, create_only=create_only), doing=self._doing)
+        except BaseException as error:
+            self._abort(error)
+            raise
+
+    def _send(self, number: int, data: bytearray) -> None:
+        part: CompletedPartTypeDef = {"PartNumber": number}
+        request: UploadPartRequestTypeDef = {
+            "Bucket": self._bucket.name,
+            "Key": self._name,
+            "UploadId": self._id,
+            "PartNumber": number,
+            "Body": data,  # type: ignore[typeddict-item]  # botocore takes a bytearray, its stubs forgot it
+        }
+        if self._checksums:
+            part["ChecksumSHA256"] = request["ChecksumSHA256"] = checksum(data)
+        answer = self._bucket.retried(
+            lambda client: client.upload_part(**request), doing=f"{self._doing}, part {number}"
+        )
+        part["ETag"] = answer["ETag"]
+        self._parts[number] = part
+
+    def _complete(self, size: int, *, create_only: bool) -> None:
+        request: CompleteMultipartUploadRequestTypeDef = {
+            "Bucket": self._bucket.name,
+            "Key": self._name,
+            "UploadId": self._id,
+            "MultipartUpload": {"Parts": [self._parts[number] for number in sorted(self._parts)]},
+        }
+        if create_only:
+            request["IfNoneMatch"] = "*"
+        try:
+            self._bucket.once(
+                lambda client: client.complete_multipart_upload(**request), doing=self._doing, key=self._key
+            )
+        except (UploadGone, ObjectNotFound) as error:
+            # The answer to an earlier attempt was lost on its way, and the upload is the object now; or it was aborted.
+            head = self._bucket.once(
+                lambda client: client.head_object(Bucket=self._bucket.name, Key=self._name),
+                doing=self._doing,
+                key=self._key,
+            )
+            if head["ContentLength"] != size:
+                raise UploadGone(error.message, hint=error.hint) from error
+
+    def _abort(self, because: BaseException) -> None:
+        """Give the parts back, in one attempt: the deadline may have passed, and somebody may be waiting at Ctrl-C."""
+        try:
+            self._bucket.once(
+                lambda client: client.abort_multipart_upload(
+                    Bucket=self._bucket.name, Key=self._name, UploadId=self._id
+                ),
+                doing=f"aborting the upload of {self._key}",
+            )
+        except UploadGone:
+            return
+        except ModelCacheError as error:
+            because.add_note(
+                f"and the unfinished upload of {self._key} stays in {self._bucket.url}: {error}; "
+                "a lifecycle rule AbortIncompleteMultipartUpload removes such parts"
+            )
