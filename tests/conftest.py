@@ -13,6 +13,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.parts.hub_clients", "tests.parts.servers", "tests.parts.hub"]
 pytest.register_assert_rewrite("tests.contracts")
+
+# The same examples on every run, and none of them too slow because another job uses this machine.
+hypothesis.settings.register_profile("project", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("project")
 
 _OURS = ("AWS_", "HF_", "HUGGING", "CI_MODELCACHE_", "RCLONE_")
 _PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "ftp_proxy"}

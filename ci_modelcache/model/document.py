@@ -50,9 +50,7 @@ def _converter() -> Converter:
     converter.register_structure_hook(
         str, lambda value, kind: _member(value, kind) if issubclass(kind, StrEnum) else _exactly(str, value)
     )
-    converter.register_structure_hook_func(
-        lambda kind: kind == str | bool, lambda value, _: value if type(value) is bool else _exactly(str, value)
-    )
+    converter.register_structure_hook_func(lambda kind: kind == str | bool, _text_or_switch)
     converter.register_structure_hook(Digest, lambda value, _: Digest(_exactly(str, value)))
     converter.register_unstructure_hook(Digest, str)
     # By itself cattrs takes any iterable for a tuple (the letters of a text, the keys of an object).
@@ -77,6 +75,13 @@ def _generic(origin: type) -> Callable[[Any], bool]:
 def _exactly(exact: type[T], value: object, _type: object = None) -> T:
     if type(value) is not exact:
         msg = f"expected {_named(exact)}, got {_named(type(value))}"
+        raise _WrongType(msg)
+    return value
+
+
+def _text_or_switch(value: object, _type: object) -> object:
+    if type(value) not in {str, bool}:
+        msg = f"expected str or bool, got {_named(type(value))}"
         raise _WrongType(msg)
     return value
 
@@ -167,10 +172,10 @@ def to_json(value: object) -> bytes:
     try:
         data = rfc8785.dumps(to_plain(value))
     except rfc8785.CanonicalizationError as error:
-        msg = f"a {type(value).__name__} that JSON cannot hold: {error}"
+        msg = f"{type(value).__name__} cannot be written as JSON: {error}"
         raise ManifestInvalid(msg) from error
     if len(data) > MAX_DOCUMENT:
-        msg = f"a {type(value).__name__} of {len(data)} bytes; at most {MAX_DOCUMENT} can be read again"
+        msg = f"{type(value).__name__} has {len(data)} bytes as JSON, at most {MAX_DOCUMENT} are read again"
         raise ManifestInvalid(msg, hint="choose fewer files with --include or --exclude")
     return data
 
