@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 import time
 from contextlib import contextmanager
-from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -13,20 +12,22 @@ import requests
 from attrs import frozen
 from requests.adapters import HTTPAdapter
 
-from ci_modelcache.errors import ConfigError, IntegrityError
+from ci_modelcache.errors import ConfigError, IntegrityError, Unavailable
 from ci_modelcache.model.redact import redact
 from ci_modelcache.sources.token import Token
 from ci_modelcache.sources.transport import translating
+from ci_modelcache.transfer.deadline import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from ci_modelcache.transfer.deadline import Deadline
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 10.0
 """The longest silence, before the first byte and between two."""
+ANSWER_SECONDS = 60.0
+"""The longest that an answer may take that is read as a whole: a page of a tree, an error."""
 MAX_REDIRECTS = 10
 PIECE = 1024 * 1024
 """The most bytes of a body that are handed on at once."""
@@ -73,8 +74,17 @@ class Credential:
 class Answer:
     """An answer whose body has not been read yet; `HttpSession.ask` closes it."""
 
-    def __init__(self, response: requests.Response, *, asked: Origin, doing: str, deadline: Deadline) -> None:
+    def __init__(
+        self,
+        response: requests.Response,
+        *,
+        asked: Origin,
+        doing: str,
+        deadline: Deadline,
+        seconds: float = ANSWER_SECONDS,
+    ) -> None:
         self._response = response
+        self._seconds = seconds
         self._doing = doing
         self._deadline = deadline
         self._answered = Origin.of(response.url)
@@ -113,13 +123,23 @@ class Answer:
             yield piece
 
     def read(self, limit: int) -> bytes:
-        """At most *limit* bytes of the body; the deadline is looked at between pieces."""
+        """
+        At most *limit* bytes of the body, for answers that are small.
+
+        They are to be complete within `ANSWER_SECONDS`: a trickle is `Unavailable`, although no silence was too long.
+        """
         body = bytearray()
+        patience = Deadline(self._seconds)
         for piece in self.pieces():
             body += piece[: limit - len(body)]
             self._deadline.check(self._doing)
             if len(body) >= limit:
                 break
+            if patience.remaining() <= 0:
+                msg = (
+                    f"{self._doing}: the answer was not complete after {self._seconds:g} s, {len(body)} bytes had come"
+                )
+                raise Unavailable(msg)
         return bytes(body)
 
 
@@ -132,12 +152,18 @@ class HttpSession(requests.Session):
     not: what is sent to whom must not depend on a file that a CI image happens to have.
     """
 
-    def __init__(self, *, ca_bundle: Path | None = None, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        *,
+        ca_bundle: Path | None = None,
+        now: Callable[[], float] = time.time,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
         super().__init__()
         self.now = now
+        self._answer_seconds = answer_seconds
         self._ca_bundle = None if ca_bundle is None else _checked(ca_bundle)
         self.auth = _no_netrc
-        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         # identity: an encoded body has other bytes than those that were promised.
         self.headers.update({"User-Agent": "ci-modelcache", "Accept-Encoding": "identity"})
         # No retries here: they are counted in transfer.retry, once.
@@ -168,7 +194,7 @@ class HttpSession(requests.Session):
             response = self._send(url, doing, deadline, credential, headers or {})
             try:
                 target = _redirect(self, response, doing)
-                answer = Answer(response, asked=asked, doing=doing, deadline=deadline)
+                answer = Answer(response, asked=asked, doing=doing, deadline=deadline, seconds=self._answer_seconds)
                 if target is None:
                     yield answer
                     return
@@ -192,11 +218,15 @@ class HttpSession(requests.Session):
             # Given with each request: requests lets REQUESTS_CA_BUNDLE override what is set on a session.
             verify = self._ca_bundle or True
             settings = self.merge_environment_settings(sent_to, {}, True, verify, None)  # noqa: FBT003  # not our signature
-            return self.send(
+            # Not the session's own `send`: even when told not to follow a redirect it parses the target and
+            # reads the whole body, however long, and it would keep cookies.
+            return self.get_adapter(sent_to).send(
                 prepared,
-                allow_redirects=False,
+                stream=True,
                 timeout=(deadline.at_most(CONNECT_SECONDS), deadline.at_most(READ_SECONDS)),
-                **settings,
+                verify=settings["verify"] or True,
+                cert=settings["cert"],
+                proxies=settings["proxies"],
             )
 
 

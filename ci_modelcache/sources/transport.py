@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import socket
 import ssl
@@ -43,8 +44,10 @@ def _translated(error: BaseException, doing: str) -> ModelCacheError:
         return explained
     if isinstance(error, requests.exceptions.InvalidHeader):
         return IntegrityError(f"{doing}: an answer with a header that makes no sense: {_said(causes)}")
-    if any(isinstance(cause, (TimeoutError, urllib3.exceptions.TimeoutError)) for cause in causes):
+    if any(isinstance(cause, (TimeoutError, urllib3.exceptions.ReadTimeoutError)) for cause in causes):
         return Unavailable(f"{doing}: no answer in time")
+    if any(isinstance(cause, http.client.IncompleteRead) for cause in causes):
+        return Unavailable(f"{doing}: the connection ended early")
     if any(isinstance(cause, socket.gaierror) for cause in causes):
         return Unavailable(f"{doing}: the host name cannot be resolved", hint="check the endpoint's name and DNS")
     return Unavailable(f"{doing}: {_said(causes)}")

@@ -235,7 +235,7 @@ class RedirectTo(Planned):
         return redirect(self.status, self.location or request.target)
 
 
-def tree_entry(path: str = "config.json", **changed: object) -> dict[str, object]:
+def tree_entry(path: object = "config.json", **changed: object) -> dict[str, object]:
     """One file of a tree answer, as the Hub writes it."""
     return {"type": "file", "oid": "a" * 40, "size": 1, "path": path, **changed}
 
