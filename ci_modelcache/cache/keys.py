@@ -1,7 +1,8 @@
 """
 The only module that builds and reads keys of format 1 (docs/format.md).
 
-A key uses ``[A-Za-z0-9._/-]`` alone: stores behind S3 gateways and plain file systems forbid the rest.
+A key uses ``[A-Za-z0-9._/-]`` alone: stores behind S3 gateways and plain file systems forbid the rest. No key is a
+folder of another, for a file system could not hold both.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import re
 import string
 from typing import TYPE_CHECKING
 
-from ci_modelcache.errors import ManifestInvalid
-from ci_modelcache.model.ref import RepoType, SnapshotId
+from ci_modelcache.errors import InvalidRef, ManifestInvalid
+from ci_modelcache.model.digest import is_git_oid
+from ci_modelcache.model.ref import ModelRef, RepoType, SnapshotId
 
 if TYPE_CHECKING:
     from ci_modelcache.model.digest import Digest
@@ -22,36 +24,49 @@ REFS = "refs/v1/"
 HEADS = "heads/v1/"
 INTENTS = "intents/"
 COLLECTIONS = "gc/"
+CONDEMNED = "/condemned.json"
+"""How the key of a condemned list ends; it lies below `COLLECTIONS`."""
 
 _PLAIN = frozenset(string.ascii_letters + string.digits + ".-")
 _NO_ORG = "-"  # repository names never begin with a dash, so this is nobody's organisation
-_MAX_ENCODED = 160
+_MAX_ENCODED = 120
+"""The key of a head has four encoded segments and 25 other bytes: 505 of the 512 that a store takes."""
+_HASHED = "_h"  # no escape begins so: their digits are upper-case hex
 _ESCAPE = re.compile(r"_([0-9A-F]{2})")
+_SELECTION = re.compile(r"all|[0-9a-f]{16}")
+_GENERATION = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 
 def encode(text: str) -> str:
     """
-    *text* as one key segment: bytes outside ``[A-Za-z0-9.-]`` become ``_`` and two upper-case hex digits.
+    *text*, which is not empty, as one key segment that is never ``.`` or ``..``.
 
-    A text too long for a key becomes ``_h`` and its SHA-256; `decode` cannot read that back.
+    Bytes outside ``[A-Za-z0-9.-]``, and a leading dot, become ``_`` and two upper-case hex digits. A text too
+    long for a key becomes ``_h`` and its SHA-256; `decode` cannot read that back.
     """
-    encoded = "".join(c if c in _PLAIN else "".join(f"_{b:02X}" for b in c.encode()) for c in text)
+    escaped = "".join(c if c in _PLAIN else "".join(f"_{b:02X}" for b in c.encode()) for c in text)
+    encoded = f"_2E{escaped[1:]}" if escaped.startswith(".") else escaped
     if len(encoded) > _MAX_ENCODED:
-        return f"_h{hashlib.sha256(text.encode()).hexdigest()}"
+        return f"{_HASHED}{hashlib.sha256(text.encode()).hexdigest()}"
     return encoded
 
 
 def decode(segment: str) -> str:
-    """The text behind a key segment; raises `ManifestInvalid` for one that `encode` never makes."""
+    """The text behind a key segment; raises `ManifestInvalid` for one that `encode` never makes, or has hashed."""
     try:
         text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), segment).encode("latin-1").decode()
     except UnicodeError as error:
         msg = f"not an encoded key segment: {segment!r:.200}"
         raise ManifestInvalid(msg) from error
-    if encode(text) != segment:
+    if not segment or encode(text) != segment:
         msg = f"not an encoded key segment: {segment!r:.200}"
         raise ManifestInvalid(msg)
     return text
+
+
+def is_hashed(key: str) -> bool:
+    """Whether *key* has a segment that `decode` cannot read because its text was too long."""
+    return f"/{_HASHED}" in key
 
 
 def blob(digest: Digest) -> str:
@@ -61,12 +76,17 @@ def blob(digest: Digest) -> str:
 
 def generation(canonical: str, ulid: str) -> str:
     """The key of a later copy of *canonical*, whose own name is condemned."""
-    return f"{canonical}.g{ulid}"
+    return f"{generations(canonical)}{ulid}"
 
 
 def generations(canonical: str) -> str:
-    """The prefix under which all generations of *canonical* lie; encodings (``.e...``) do not."""
+    """The prefix under which all generations of *canonical* lie, and perhaps other things: see `is_generation`."""
     return f"{canonical}.g"
+
+
+def is_generation(key: str, canonical: str) -> bool:
+    """Whether *key* is a later copy of *canonical*, not an encoding of it whose name happens to begin with a g."""
+    return _GENERATION.fullmatch(key.removeprefix(generations(canonical))) is not None
 
 
 def leaves(digest: Digest) -> str:
@@ -97,17 +117,27 @@ def head(host: str, type: RepoType, repo: str, revision: str) -> str:  # as abov
 
 
 def snapshot_of(ref_key: str) -> SnapshotId:
-    """The snapshot that *ref_key* is the ref of; raises `ManifestInvalid` for a key of another shape."""
-    parts = ref_key.removeprefix(REFS).removesuffix(".json").split("/")
+    """The snapshot that *ref_key* is the ref of; raises `ManifestInvalid` for a key that `ref` never makes, or has hashed."""
     try:
-        host, kind, org, name, commit, selection = parts
+        host, kind, org, name, commit, file = ref_key.removeprefix(REFS).split("/")
         repo = decode(name) if org == _NO_ORG else f"{decode(org)}/{decode(name)}"
-        return SnapshotId(decode(host), RepoType(kind), repo, commit, selection)
-    except ValueError as error:
-        msg = f"not the key of a ref: {ref_key!r:.300}"
+        ModelRef(repo)
+        found = SnapshotId(decode(host), RepoType(kind), repo, commit, file.removesuffix(".json"))
+    except (ValueError, InvalidRef) as error:
+        msg = f"not the key of a ref: {ref_key!r:.600}"
         raise ManifestInvalid(msg) from error
+    # Whatever else stands below refs/ must not be taken for a snapshot: its name goes into further keys and messages.
+    if not is_git_oid(commit) or _SELECTION.fullmatch(found.selection) is None or ref(found) != ref_key:
+        msg = f"not the key of a ref: {ref_key!r:.600}"
+        raise ManifestInvalid(msg)
+    return found
 
 
-def intent(ulid: str) -> str:
-    """The key under which a writer says what it relies on."""
-    return f"{INTENTS}{ulid}.json"
+def intent(ulid: str, number: int) -> str:
+    """The key of a writer's intent *number*; it is written once and never again."""
+    return f"{intents(ulid)}{number}.json"
+
+
+def intents(ulid: str) -> str:
+    """The prefix of all intents of one writer, and of no other's."""
+    return f"{INTENTS}{ulid}."

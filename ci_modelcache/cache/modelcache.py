@@ -11,25 +11,30 @@ import logging
 import secrets
 import time
 from contextlib import suppress
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 from attrs import frozen
 
 from ci_modelcache.cache import keys
-from ci_modelcache.cache.records import CondemnedRecord, HeadRecord, Marker, RefRecord
+from ci_modelcache.cache.records import FORMAT, CondemnedRecord, HeadRecord, Marker, RefRecord
 from ci_modelcache.errors import (
     AlreadyExists,
     DigestMismatch,
+    IntegrityError,
     ManifestInvalid,
+    NotFound,
     ObjectNotFound,
     SizeMismatch,
     SnapshotNotFound,
+    StoreUnsupported,
 )
 from ci_modelcache.model.digest import Digest
 from ci_modelcache.model.document import MAX_DOCUMENT, from_json, to_json
 from ci_modelcache.model.manifest import Manifest
-from ci_modelcache.stores.protocol import OnDisk, Store
-from ci_modelcache.transfer.retry import RetryPolicy
+from ci_modelcache.stores.protocol import ObjectInfo, OnDisk, Store
+from ci_modelcache.transfer.retry import RetryPolicy, once_more
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,8 +73,8 @@ class ModelCache:
     """
     Snapshots in a *store*.
 
-    Every method raises `Unavailable`, `AccessDenied` and `BucketMissing` as the store does, after the retries
-    of *retry*; a store of a later format raises `StoreUnsupported` at first use.
+    Every method raises `Unavailable`, `AccessDenied` and `BucketMissing` as the store does, reads after the retries
+    of *retry*; a store of a later format raises `StoreUnsupported` before anything else in it is believed.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class ModelCache:
         self.now = now
         self.random = random
         self._checked = False
+        self._format = FORMAT
 
     @property
     def url(self) -> str:
@@ -100,44 +106,54 @@ class ModelCache:
 
     def marker(self) -> Marker:
         """The store's marker; raises `ObjectNotFound` for a store that nobody has initialised."""
-        data = self.document(keys.MARKER)
-        marker = Marker.from_json(data, f"{self.url}/{keys.MARKER}")
-        self._checked = True
+        where = f"{self.url}/{keys.MARKER}"
+        marker = once_more(
+            lambda: Marker.from_json(self._unchecked_document(keys.MARKER), where), doing=f"reading {where}"
+        )
+        self._format, self._checked = marker.format, True
         return marker
 
     def initialise(self, probe: Callable[[Store], dict[str, str | bool]]) -> Marker:
         """The marker, written first when there is none; *probe* then finds out what the store can do."""
-        try:
+        with suppress(ObjectNotFound):
             return self.marker()
-        except ObjectNotFound:
-            marker = Marker(id=self.random(16).hex(), capabilities=probe(self.store))
+        found = probe(self.store)
+        data = to_json(Marker(self.random(16).hex(), found, format=FORMAT, min_reader=FORMAT, features=()))
         try:
-            self.put_document(keys.MARKER, to_json(marker), create_only=True)
-        except AlreadyExists:
-            return self.marker()
+            self.store.write(keys.MARKER, [data], size=len(data), create_only=True)
+        except AlreadyExists as error:
+            _log.debug("somebody else was faster: %s", error)
         # A store that ignores create-only lets the last writer win: what counts is what stands there now.
         return self.marker()
 
     def check_format(self) -> None:
         """Refuse a store of a later format, once; one without a marker is empty and of any format."""
-        if self._checked:
-            return
-        try:
-            self.marker()
-        except ObjectNotFound:
+        if not self._checked:
+            with suppress(ObjectNotFound):
+                self.marker()
             self._checked = True
+
+    def check_writable(self) -> None:
+        """As `check_format`, and refuse a store that this version may read but does not know how to write."""
+        self.check_format()
+        if self._format > FORMAT:
+            msg = f"{self.url} has format {self._format}, which this version can read but not write"
+            raise StoreUnsupported(msg, hint="upgrade ci-modelcache, or use another store for writing")
 
     # --- reading
 
     def head(self, host: str, ref: ModelRef) -> HeadRecord:
         """What the branch or tag of *ref* meant when last seen; raises `SnapshotNotFound`."""
-        self.check_format()
         key = keys.head(host, ref.type, ref.repo, ref.revision)
         try:
-            return from_json(self.document(key), HeadRecord, f"{self.url}/{key}")
+            record = self._record(key, HeadRecord)
         except ObjectNotFound as error:
             msg = f"{self.url} does not know {ref}"
             raise SnapshotNotFound(msg) from error
+        if record.revision != ref.revision:
+            msg = f"{self.url}/{key} should tell of {ref.revision!r} and tells of {record.revision!r:.300}"
+            raise ManifestInvalid(msg, hint="somebody altered it; ci-modelcache fetch writes it anew")
+        return record
 
     def put_head(self, host: str, ref: ModelRef, commit: str, origin: str) -> None:
         """Record that the branch or tag of *ref* means *commit* now; the last writer wins, which is what a head is."""
@@ -146,13 +162,12 @@ class ModelCache:
 
     def manifest(self, snapshot: SnapshotId) -> Manifest:
         """The manifest of *snapshot*; raises `SnapshotNotFound` for a miss and `IntegrityError` for a lie."""
-        self.check_format()
         digest = self.ref(snapshot).manifest
         try:
             manifest = self.manifest_named(digest)
         except ObjectNotFound as error:
             msg = f"{self.url} has a ref of {snapshot} but not its manifest {digest}"
-            raise SnapshotNotFound(msg) from error
+            raise SnapshotNotFound(msg, hint="ci-modelcache fetch stores it again") from error
         if manifest.id != snapshot:
             msg = f"the ref of {snapshot} leads to the manifest of {manifest.id}"
             raise ManifestInvalid(msg, hint=f"somebody altered {self.url}/{keys.ref(snapshot)}")
@@ -160,9 +175,8 @@ class ModelCache:
 
     def ref(self, snapshot: SnapshotId) -> RefRecord:
         """The ref of *snapshot*; raises `SnapshotNotFound`."""
-        key = keys.ref(snapshot)
         try:
-            return from_json(self.document(key), RefRecord, f"{self.url}/{key}")
+            return self._record(keys.ref(snapshot), RefRecord)
         except ObjectNotFound as error:
             msg = f"{self.url} does not hold {snapshot}"
             raise SnapshotNotFound(msg) from error
@@ -172,24 +186,33 @@ class ModelCache:
         return Manifest.from_json(self._named_document(keys.manifest(digest), digest))
 
     def leaf_list(self, digest: Digest) -> bytes:
-        """The leaf list with that digest; raises `ObjectNotFound`, `DigestMismatch`."""
+        """The leaf list with that digest, from whichever copy is right; raises `ObjectNotFound`, `DigestMismatch`."""
         return self._named_document(keys.leaves(digest), digest)
 
     def _named_document(self, canonical: str, digest: Digest) -> bytes:
-        wrong: DigestMismatch | None = None
-        for key, _ in self.copies(canonical):
-            data = self.document(key)
-            actual = Digest.of(data)
-            if actual == digest:
-                return data
-            wrong = DigestMismatch(f"{self.url}/{key}", expected=digest.hex, actual=actual.hex)
-        raise wrong or ObjectNotFound(canonical, self.url)
+        failure: ObjectNotFound | IntegrityError = ObjectNotFound(canonical, self.url)
+        for key in chain([canonical], (info.key for info in self._generations(canonical))):
+            try:
+                return once_more(partial(self._proven_document, key, digest), doing=f"reading {self.url}/{key}")
+            except ObjectNotFound:
+                continue  # or it vanished between listing and reading: a collection took it, and left a better one
+            except IntegrityError as error:
+                failure = error
+        raise failure
+
+    def _proven_document(self, key: str, digest: Digest) -> bytes:
+        data = self.document(key)
+        actual = Digest.of(data)
+        if actual != digest:
+            where = f"{self.url}/{key}"
+            raise DigestMismatch(where, expected=digest.hex, actual=actual.hex)
+        return data
 
     def blob_copies(self, digest: Digest, size: int) -> Iterator[BlobCopy]:
         """
         Every stored copy of a blob, the canonical one first, found as they are asked for.
 
-        A copy of another length than *size* is raised as `SizeMismatch` when no later copy has the right one.
+        A copy of another length than *size* is raised as `SizeMismatch` when all that were right have been given.
         """
         canonical = keys.blob(digest)
         wrong: SizeMismatch | None = None
@@ -203,10 +226,16 @@ class ModelCache:
 
     def copies(self, canonical: str) -> Iterator[tuple[str, int]]:
         """Key and size of every copy: the canonical name, then the generations (DESIGN section 7)."""
+        self.check_format()
         with suppress(ObjectNotFound):
             yield canonical, self.store.stat(canonical).size
-        for info in self.store.scan(keys.generations(canonical)):
+        for info in self._generations(canonical):
             yield info.key, info.size
+
+    def _generations(self, canonical: str) -> Iterator[ObjectInfo]:
+        # Encodings of later versions may begin with a g too.
+        found = self.store.scan(keys.generations(canonical))
+        return (info for info in found if keys.is_generation(info.key, canonical))
 
     def snapshots(self) -> Iterator[SnapshotId]:
         """Every snapshot that the store has a ref of, ordered by key; refs that nobody can read are logged."""
@@ -215,22 +244,38 @@ class ModelCache:
 
     def snapshots_of(self, host: str, type: RepoType, repo: str) -> Iterator[SnapshotId]:  # the Hub's word
         """Every snapshot of one repository."""
+        self.check_format()
         return self._snapshots_below(keys.REFS + keys.repository(host, type, repo))
 
     def _snapshots_below(self, prefix: str) -> Iterator[SnapshotId]:
         for info in self.store.scan(prefix):
             try:
-                yield keys.snapshot_of(info.key)
-            except ManifestInvalid as error:
-                _log.warning("%s: %s", self.url, error)
+                yield self._snapshot_named(info.key) if keys.is_hashed(info.key) else keys.snapshot_of(info.key)
+            except (IntegrityError, NotFound, StoreUnsupported) as error:
+                _log.warning("%s/%s cannot be read as a ref: %s", self.url, info.key, error)
+
+    def _snapshot_named(self, ref_key: str) -> SnapshotId:
+        """The snapshot behind a key that has only the hash of a long name: its manifest tells."""
+        snapshot = self.manifest_named(self._record(ref_key, RefRecord).manifest).id
+        if keys.ref(snapshot) != ref_key:
+            msg = f"{ref_key} leads to the manifest of {snapshot}"
+            raise ManifestInvalid(msg)
+        return snapshot
 
     def heads_of(self, snapshot: SnapshotId) -> tuple[str, ...]:
-        """The branches and tags that mean the commit of *snapshot*, sorted."""
-        base = keys.HEADS + keys.repository(snapshot.host, snapshot.type, snapshot.repo)
+        """The branches and tags that mean the commit of *snapshot*, sorted; heads that nobody can read are logged."""
+        self.check_format()
+        host, kind, repo = snapshot.host, snapshot.type, snapshot.repo
         names = []
-        for info in self.store.scan(base):
-            record = from_json(self.document(info.key), HeadRecord, f"{self.url}/{info.key}")
-            if record.commit == snapshot.commit:
+        for info in self.store.scan(keys.HEADS + keys.repository(host, kind, repo)):
+            try:
+                record = self._record(info.key, HeadRecord)
+            except (IntegrityError, ObjectNotFound) as error:
+                _log.warning("%s/%s cannot be read as a head: %s", self.url, info.key, error)
+                continue
+            if keys.head(host, kind, repo, record.revision) != info.key:
+                _log.warning("%s/%s tells of another revision: %r", self.url, info.key, record.revision)
+            elif record.commit == snapshot.commit:
                 names.append(record.revision)
         return tuple(sorted(names))
 
@@ -240,17 +285,28 @@ class ModelCache:
 
         A list that cannot be read raises: relying on a name that may be condemned is how data gets lost.
         """
+        self.check_format()
         condemned: set[str] = set()
         for info in self.store.scan(keys.COLLECTIONS):
-            if info.key.endswith("/condemned.json"):
-                record = from_json(self.document(info.key), CondemnedRecord, f"{self.url}/{info.key}")
-                condemned.update(record.keys)
+            if info.key.endswith(keys.CONDEMNED):
+                # One that vanished after the listing was of a collection that ended: no delete of its names is to come.
+                with suppress(ObjectNotFound):
+                    condemned.update(self._record(info.key, CondemnedRecord).keys)
         return frozenset(condemned)
 
     # --- documents: objects small enough to be in memory
 
     def document(self, key: str) -> bytes:
         """All bytes of the document *key*; raises `ObjectNotFound`."""
+        self.check_format()
+        return self._unchecked_document(key)
+
+    def _record(self, key: str, kind: type[T]) -> T:
+        """The document *key* as a *kind*; one that cannot be read is asked for twice, for it may have been cut short."""
+        where = f"{self.url}/{key}"
+        return once_more(lambda: from_json(self.document(key), kind, where), doing=f"reading {where}")
+
+    def _unchecked_document(self, key: str) -> bytes:
         return self.retry.call(lambda: self._read_document(key), doing=f"reading {key} from {self.url}")
 
     def _read_document(self, key: str) -> bytes:
@@ -266,4 +322,5 @@ class ModelCache:
 
     def put_document(self, key: str, data: bytes, *, create_only: bool = False) -> None:
         """Make *key* hold *data*; raises `AlreadyExists` as the store does."""
+        self.check_writable()
         self.store.write(key, [data], size=len(data), create_only=create_only)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from attrs import Factory, frozen
+from attrs import field, frozen
 
-from ci_modelcache.errors import StoreUnsupported
-from ci_modelcache.model.digest import Digest
+from ci_modelcache.errors import ManifestInvalid, StoreUnsupported
+from ci_modelcache.model.digest import Digest, is_git_oid
 from ci_modelcache.model.document import from_plain, parse_json
 
 FORMAT = 1
@@ -15,13 +15,17 @@ SAVED = "saved"
 
 @frozen
 class Marker:
-    """``modelcache.json``: what kind of store this is, and what its capability probe found (advice, never trusted)."""
+    """
+    ``modelcache.json``: what kind of store this is, and what its capability probe found (advice, never trusted).
+
+    *format* is the version that a writer must know, *min_reader* the one that suffices to read.
+    """
 
     id: str
-    format: int = FORMAT
-    min_reader: int = FORMAT
-    features: tuple[str, ...] = ()
-    capabilities: dict[str, str | bool] = Factory(dict)
+    capabilities: dict[str, str | bool]
+    format: int
+    min_reader: int
+    features: tuple[str, ...]
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Marker:
@@ -31,7 +35,7 @@ class Marker:
         if isinstance(plain, dict):
             wanted = plain.get("min_reader", plain.get("format"))
             if isinstance(wanted, int) and wanted > FORMAT:
-                msg = f"{where} has format {plain.get('format')} and needs a reader of format {wanted}; this version reads {FORMAT}"
+                msg = f"{where} has format {plain.get('format')!r:.20} and needs a reader of format {wanted}; this version reads {FORMAT}"
                 raise StoreUnsupported(msg, hint="upgrade ci-modelcache, or use another store")
         return from_plain(plain, cls, what)
 
@@ -42,7 +46,8 @@ class RefRecord:
 
     manifest: Digest
     write_id: str
-    provenance: dict[str, str] = Factory(dict)
+    """The same for all that one writer wrote, and for nobody else: says whose a ref is, and gives each its own ETag."""
+    provenance: dict[str, str]
 
 
 @frozen
@@ -50,15 +55,26 @@ class HeadRecord:
     """A branch or tag, *revision*: the *commit* that it meant at *observed_at* (epoch seconds, the writer's clock)."""
 
     revision: str
-    commit: str
+    commit: str = field()
     observed_at: int
     origin: str
     """`HUB` when an authority said so, `SAVED` when `save` did: the latter does not age."""
 
+    @commit.validator
+    def _is_commit(self, _attribute: object, value: str) -> None:
+        # It becomes part of a key.
+        if not is_git_oid(value):
+            msg = f"not a commit of 40 hex digits: {value!r:.100}"
+            raise ManifestInvalid(msg)
+
 
 @frozen
 class IntentRecord:
-    """What a writer relies on until its ref is written: digests of blobs, leaf lists and manifests."""
+    """
+    What a writer relies on until its ref is written: digests of blobs, leaf lists and manifests.
+
+    A writer may have several; all of them hold.
+    """
 
     digests: tuple[Digest, ...]
     write_id: str
