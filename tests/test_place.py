@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from attrs import evolve, frozen
 
-from ci_modelcache.errors import AccessDenied, DigestMismatch, IntegrityError, ObjectNotFound, SizeMismatch
+from ci_modelcache.errors import AccessDenied, ConfigError, DigestMismatch, IntegrityError, ObjectNotFound, SizeMismatch
 from ci_modelcache.model.digest import Digest, Expected
 from ci_modelcache.transfer import place as place_module
 from ci_modelcache.transfer.land import land, sweep
@@ -207,6 +207,14 @@ def test_a_clone_is_preferred_to_a_link_and_has_its_own_mode(scene: Scene) -> No
 
 
 @pytest.mark.usefixtures("clones")
+def test_hashing_a_clone_proves_its_source_too(scene: Scene) -> None:
+    """The next job clones without reading."""
+    assert not scene.receipts.proven(scene.source, EXPECTED)
+    assert scene.place() is Placed.REFLINK
+    assert scene.receipts.proven(scene.source, EXPECTED)
+
+
+@pytest.mark.usefixtures("clones")
 def test_a_clone_of_unproven_bytes_is_hashed(scene: Scene) -> None:
     scene.source.chmod(0o644)
     scene.source.write_bytes(b"x" * len(DATA))
@@ -311,6 +319,19 @@ def test_a_missing_an_unreadable_and_a_strange_source_are_three_errors(scene: Sc
         scene.place()
     os.mkfifo(scene.source)
     with pytest.raises(IntegrityError, match="is not a regular file"):
+        scene.place()
+
+
+def test_a_target_that_cannot_be_written_says_why(scene: Scene) -> None:
+    """Whatever way was tried first."""
+    scene.target.parent.mkdir(parents=True)
+    with (
+        unprivileged(scene.target.parent),
+        pytest.raises(AccessDenied, match=r"cannot write .*file: .*Permission denied"),
+    ):
+        scene.place()
+    scene.target.mkdir()
+    with pytest.raises(ConfigError, match="something else is in its place"):
         scene.place()
 
 

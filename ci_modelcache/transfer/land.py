@@ -113,7 +113,7 @@ def land(
     `ConfigError`; then *target* is as it was. Without *leaves* the result has no leaf list, and hashing is twice as fast.
     """
     hasher = expected.fingerprinter(leaves=leaves)
-    with _explaining_refusal(target), replacing(target, mode=mode, staging=staging) as file:
+    with explaining_refusal(target), replacing(target, mode=mode, staging=staging) as file:
         for chunk in verified(chunks, expected, str(target), into=hasher):
             file.write(chunk)
     return hasher.finish()
@@ -132,7 +132,8 @@ def explaining_full_disk(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _explaining_refusal(target: Path) -> Iterator[None]:
+def explaining_refusal(target: Path) -> Iterator[None]:
+    """Turn the system's refusals to write *target* into `AccessDenied` and `ConfigError`."""
     try:
         yield
     except OSError as error:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from ci_modelcache.errors import AccessDenied, IntegrityError, ObjectNotFound
-from ci_modelcache.transfer.land import PREFIX, land, replacing
+from ci_modelcache.transfer.land import PREFIX, explaining_refusal, land, replacing
 from ci_modelcache.transfer.receipts import check_file, fingerprint
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _FICLONE = 0x40049409
 """linux/fs.h: ``_IOW(0x94, 9, int)``; the new file shares the blocks of the old one until either is written."""
 _CANNOT_CLONE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS}
-_CANNOT_LINK = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
-"""EPERM is what ``fs.protected_hardlinks`` says of other people's files."""
+_CANNOT_LINK = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
+"""EPERM is what ``fs.protected_hardlinks`` says of other people's files, ENOLCK what a disk without locks says."""
 _CHUNK = 1024 * 1024
 
 
@@ -55,15 +55,16 @@ def place(
     A clone (*mode* applies) is tried first; then, if *link* allows it and nobody may write to *source*, a hard link,
     which keeps the mode of *source*; then a copy. Bytes that no receipt proves are hashed, never trusted. *target*
     appears whole or not at all, by way of *staging*, and is remembered. Raises `DigestMismatch` or `SizeMismatch`
-    when *source* is corrupt, `ObjectNotFound` when it is gone, `AccessDenied`, `NoSpace`.
+    when *source* is corrupt, `ObjectNotFound` when it is gone, `AccessDenied`, `NoSpace`, or `ConfigError` when something
+    else is in the place of *target*.
     """
-    with _open_source(source) as original:
-        if _cloned(original, target, expected=expected, mode=mode, staging=staging, receipts=receipts):
+    with explaining_refusal(target), _open_source(source) as original:
+        if _cloned(source, original, target, expected=expected, mode=mode, staging=staging, receipts=receipts):
             how = Placed.REFLINK
         elif link and _may_link(original, mode) and _linked(source, original, target, expected, staging, receipts):
             return Placed.HARDLINK  # one inode, remembered as *source* already
         else:
-            land(_chunks(original), target, expected, mode=mode, staging=staging)
+            land(_chunks(original), target, expected, mode=mode, staging=staging, leaves=False)
             how = Placed.COPY
     if expected.sha256 is not None:
         receipts.remember(target, expected.sha256)
@@ -97,10 +98,17 @@ def _chunks(original: FileIO) -> Iterator[bytes]:
 
 
 def _cloned(
-    original: FileIO, target: Path, *, expected: Expected, mode: int, staging: Path, receipts: Receipts
+    source: Path,
+    original: FileIO,
+    target: Path,
+    *,
+    expected: Expected,
+    mode: int,
+    staging: Path,
+    receipts: Receipts,
 ) -> bool:
     """Make *target* a clone; False when this disk, or this pair of disks, cannot do that."""
-    before = os.fstat(original.fileno())
+    before, began = os.fstat(original.fileno()), receipts.now()
     try:
         with replacing(target, mode=mode, staging=staging) as clone:
             _clone(clone.fileno(), original.fileno())
@@ -109,7 +117,9 @@ def _cloned(
                 # The clone rather than *original* is hashed: nobody else knows it, so nobody can change it meanwhile.
                 with open(clone.fileno(), "rb", buffering=0, closefd=False) as written:
                     written.seek(0)
-                    expected.check(fingerprint(written, expected), str(target))
+                    found = fingerprint(written, expected)
+                expected.check(found, str(target))
+                receipts.note(source, found.sha256, before, after, began=began)
     except OSError as error:
         if error.errno not in _CANNOT_CLONE:
             raise
@@ -138,7 +148,7 @@ def _linked(
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = staging / f"{PREFIX}{secrets.token_hex(8)}"
     try:
-        # Held until the rename: `sweep` of another process leaves locked files alone. Shared, as others may link, too.
+        # Held until *original* is closed: `sweep` of another process leaves locked files alone. Shared, as others may link, too.
         fcntl.flock(original, fcntl.LOCK_SH | fcntl.LOCK_NB)
         with receipts.carrying(source, expected):
             return _link(source, target, staged, before)
@@ -146,8 +156,6 @@ def _linked(
         if error.errno not in _CANNOT_LINK and not isinstance(error, BlockingIOError):
             raise
         return False
-    finally:
-        fcntl.flock(original, fcntl.LOCK_UN)
 
 
 def _link(source: Path, target: Path, staged: Path, checked: os.stat_result) -> bool:

@@ -85,15 +85,15 @@ class Receipts:
         except OSError as error:
             _log.debug("no receipt for %s: %s", path, error)
             return
-        self.note(path, sha256, seen, began=-math.inf)
+        self.note(path, sha256, seen, seen, began=-math.inf)
 
     def now(self) -> float:
         """The time to hand to `note`, in seconds since the epoch."""
         return self._clock()
 
-    def note(self, path: Path, sha256: Digest, seen: os.stat_result, *, began: float) -> None:
+    def note(self, path: Path, sha256: Digest, before: os.stat_result, after: os.stat_result, *, began: float) -> None:
         """
-        As `remember`, for a proof that *began* at that time and found the file in the state *seen*.
+        As `remember`, for a proof that *began* at that time and found the file in the states *before* and *after* it.
 
         The note is dropped when a change during the proof or after it might be invisible.
         """
@@ -104,10 +104,11 @@ class Receipts:
         # Disks that count in whole seconds are treated as case 2: in so long a tick a tool could put the mtime back.
         # Measured on Linux 6.18 (ext4, btrfs, tmpfs): a change after a stat always gets a ctime of its own, a
         #   change without one shares a tick of 4 ms; older kernels have the tick only.
-        racy = seen.st_mtime_ns == seen.st_ctime_ns or seen.st_ctime_ns % 10**9 == 0
-        if not stat.S_ISREG(seen.st_mode) or (racy and began * 10**9 - seen.st_ctime_ns < _SETTLED):
+        racy = before.st_mtime_ns == before.st_ctime_ns or before.st_ctime_ns % 10**9 == 0
+        if racy and began * 10**9 - before.st_ctime_ns < _SETTLED:
             return
-        self._remembered.keep_receipt(_inode(seen), (*_state(seen), sha256.hex), path)
+        if stat.S_ISREG(before.st_mode) and (_inode(before), _state(before)) == (_inode(after), _state(after)):
+            self._remembered.keep_receipt(_inode(before), (*_state(before), sha256.hex), path)
 
     @contextmanager
     def carrying(self, path: Path, expected: Expected) -> Iterator[None]:
@@ -131,7 +132,7 @@ class Receipts:
             if carried and expected.sha256 is not None:
                 after = os.fstat(descriptor)
                 if _holds_lease(descriptor):
-                    self.note(path, expected.sha256, after, began=self._clock())
+                    self.note(path, expected.sha256, after, after, began=-math.inf)
         finally:
             os.close(descriptor)
 
@@ -165,8 +166,8 @@ class Forgetful(Receipts):
         del seen, expected
         return False
 
-    def note(self, path: Path, sha256: Digest, seen: os.stat_result, *, began: float) -> None:
-        del path, sha256, seen, began
+    def note(self, path: Path, sha256: Digest, before: os.stat_result, after: os.stat_result, *, began: float) -> None:
+        del path, sha256, before, after, began
 
     @contextmanager
     def carrying(self, path: Path, expected: Expected) -> Iterator[None]:
@@ -255,8 +256,7 @@ def _check_open(descriptor: int, path: Path, expected: Expected, receipts: Recei
     for promised, computed in ((expected.sha256, found.sha256), (expected.git_oid, found.git_oid)):
         if promised is not None and promised != computed:
             return FileState("different", "digest", str(promised), str(computed))
-    if _state(os.fstat(descriptor)) == _state(seen):
-        receipts.note(path, found.sha256, seen, began=began)
+    receipts.note(path, found.sha256, seen, os.fstat(descriptor), began=began)
     return FileState("verified")
 
 
