@@ -35,7 +35,7 @@ def exclusive(name: str, *, folder: Path, deadline: Deadline) -> Iterator[None]:
     except filelock.Timeout:
         _log.warning("waiting for another process that works on %s", name)
         _wait(lock, name, deadline)
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter is how filelock says that a disk knows no locks
         _log.warning("working on %s without a lock: %s", name, error)
     try:
         yield

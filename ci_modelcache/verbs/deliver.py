@@ -1,17 +1,19 @@
-"""The only module that brings one file of a known snapshot to its place: from the store, or from upstream when the store fails."""
+"""The only module that brings one file to its place: from the store, or from upstream when the store cannot give it."""
 
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ci_modelcache.cache.modelcache import ModelCache
 from ci_modelcache.cache.publication import Publication
 from ci_modelcache.errors import (
     AccessDenied,
+    DeadlineExceeded,
     IntegrityError,
     ModelCacheError,
     NoSpace,
@@ -20,43 +22,55 @@ from ci_modelcache.errors import (
     Unavailable,
 )
 from ci_modelcache.layouts.protocol import Layout
+from ci_modelcache.model.digest import Digest, Fingerprint
 from ci_modelcache.model.listing import ListedFile
 from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.sources.protocol import Upstream
 from ci_modelcache.transfer.land import land
 from ci_modelcache.transfer.place import place
-from ci_modelcache.transfer.progress import counted
 from ci_modelcache.transfer.receipts import Receipts
-from ci_modelcache.transfer.retry import once_more
 from ci_modelcache.transfer.streams import read_through
 from ci_modelcache.verbs.ingest import stream
 from ci_modelcache.verbs.publish import read_file
 from ci_modelcache.verbs.step import Step
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ci_modelcache.cache.modelcache import BlobCopy
-    from ci_modelcache.model.digest import Fingerprint
     from ci_modelcache.model.manifest import FileEntry
+    from ci_modelcache.verbs.step import Count
 
 _log = logging.getLogger(__name__)
 
-STORE = "store"
-UPSTREAM = "upstream"
+DOWNLOAD = "download"
+NOT_WRITABLE = (AccessDenied, Unavailable, NoSpace, DeadlineExceeded)
+"""Why a store may not take what a restore, which has succeeded, would give it: a warning then, never a failure."""
 
 
 @frozen
 class Delivery:
-    """How the file at *path* came: *how* is reflink, hardlink, copy or download, *source* the store or upstream."""
+    """
+    How the file at *path* came, and what was *seen* of it: *how* is reflink, hardlink, copy or download.
+
+    *mended*: the store should have had it right, and upstream gave it. *warning*: why the store is wrong still, or empty.
+    """
 
     path: str
     size: int
     how: str
-    source: str
+    seen: Fingerprint
+    mended: bool = False
+    warning: str = ""
 
 
 @frozen
 class Route:
-    """Where files may come from and where they go; *ref* is pinned to the commit."""
+    """
+    Where files may come from and where they go; *ref* is pinned to the commit.
+
+    *save*: whether the store may be written. *leaves*: whether leaf lists are needed, for a manifest that is to be made.
+    """
 
     ref: ModelRef
     layout: Layout
@@ -65,68 +79,68 @@ class Route:
     receipts: Receipts
     step: Step
     save: bool
+    leaves: bool = False
 
 
-def deliver(file: FileEntry, route: Route) -> Delivery:
+def deliver(file: ListedFile, route: Route) -> Delivery:
     """
-    Put the proven bytes of *file* at its place.
+    Put the proven bytes of *file*, which is of a snapshot that the store has, at its place.
 
     A copy in the store that is missing or wrong is passed over for the next one, then for upstream, and then
-    mended if the store may be written. When upstream cannot help either, the store's failure is raised.
+    mended if the store may be written. Which error is raised when upstream cannot help: see `instead_of`.
     """
     try:
         return _from_store(file, route)
-    except (ObjectNotFound, IntegrityError) as error:
-        _log.warning("%s: %s; asking upstream", file.path, error)
-        try:
-            delivery = _from_upstream(file, route)
-        except NotFound as miss:
-            raise error from miss
-    if route.save:
-        _mend(file, route)
-    return delivery
+    except (ObjectNotFound, IntegrityError) as failure:
+        return _from_elsewhere(file, failure, route)
 
 
-def _from_store(file: FileEntry, route: Route) -> Delivery:
-    failure: ModelCacheError = ObjectNotFound(file.sha256.hex, route.cache.url)
-    for copy in route.cache.blob_copies(file.sha256, file.size):
-        try:
-            return _from_copy(file, copy, route)
-        except (ObjectNotFound, IntegrityError) as error:
-            failure = error
-    raise failure
+def obtain(file: ListedFile, route: Route) -> Delivery:
+    """
+    Put the proven bytes of *file*, which is of a snapshot that the store lacks, at its place.
+
+    Large files often stay the same from commit to commit: what the store has of another snapshot is taken from there.
+    """
+    try:
+        return _from_store(file, route)
+    except ObjectNotFound as miss:
+        _log.debug("%s: %s", file.path, miss)
+        return _from_upstream(file, route)
+    except IntegrityError as failure:
+        return _from_elsewhere(file, failure, route)
 
 
-def _from_copy(file: FileEntry, copy: BlobCopy, route: Route) -> Delivery:
-    layout, target = route.layout, route.layout.content(file)
-    for local in copy.files:
-        placed = place(
-            local,
-            target,
-            expected=file.expected,
-            link=layout.linkable,
-            mode=layout.mode(file),
-            staging=layout.staging,
-            receipts=route.receipts,
-        )
-        route.step.progress.advance(file.size)
-        return Delivery(file.path, file.size, placed, STORE)
+@contextmanager
+def instead_of(failure: ModelCacheError) -> Iterator[None]:
+    """
+    Ask upstream in this block because of *failure* in the store; when that fails too, raise the error that matters.
 
-    def receive() -> Fingerprint:
-        chunks = read_through(copy.open, file.size, route.step.retry, what=str(copy))
-        counting = counted(chunks, route.step.progress)
-        return land(counting, target, file.expected, mode=layout.mode(file), staging=layout.staging)
-
-    once_more(receive, doing=f"reading {copy}")
-    route.receipts.remember(target, file.sha256)
-    return Delivery(file.path, file.size, "download", STORE)
+    1. The store has wrong bytes, and upstream may not or will not give right ones: it is corruption (13), not a miss.
+    2. Otherwise what upstream says: a miss (10), also when a stored snapshot lost a file, for nobody told a lie and the remedy
+       is that of a miss; a refusal (12), an outage (11). The store's failure is noted.
+    """
+    try:
+        yield
+    except (NotFound, AccessDenied) as refusal:
+        if isinstance(failure, IntegrityError):
+            failure.add_note(f"and right bytes cannot be had: {refusal.message}")
+            failure.hint = failure.hint or "restore it once where the Hub may be asked: that mends the store"
+            raise failure from refusal
+        refusal.add_note(f"asked because {failure.message}")
+        raise
+    except ModelCacheError as error:
+        error.add_note(f"asked because {failure.message}")
+        raise
 
 
-def _from_upstream(file: FileEntry, route: Route) -> Delivery:
-    listed = listed_of(file)
-    once_more(partial(land_listed, listed, route), doing=f"fetching {file.path}")
-    route.receipts.remember(route.layout.content(file), file.sha256)
-    return Delivery(file.path, file.size, "download", UPSTREAM)
+def is_stored(file: ListedFile, cache: ModelCache) -> bool:
+    """Whether *cache* has a blob of the name and size of *file*; False for one whose SHA-256 nobody has told."""
+    if file.sha256 is None:
+        return False
+    try:
+        return any(True for _ in cache.blob_copies(file.sha256, file.size))
+    except IntegrityError:
+        return False  # of another size
 
 
 def listed_of(file: FileEntry) -> ListedFile:
@@ -134,25 +148,77 @@ def listed_of(file: FileEntry) -> ListedFile:
     return ListedFile(file.path, file.size, file.git_oid, file.sha256, file.lfs, file.executable)
 
 
-def land_listed(file: ListedFile, route: Route) -> Fingerprint:
-    """Land *file* from upstream at its place, proven by whatever was promised; wrong bytes name their source."""
-    chunks = stream(route.ref, file, source=route.upstream, step=route.step)
+def _from_store(file: ListedFile, route: Route) -> Delivery:
+    if file.sha256 is None:
+        named = f"of git name {file.git_oid}"
+        raise ObjectNotFound(named, route.cache.url)
+    failure: ModelCacheError = ObjectNotFound(file.sha256.hex, route.cache.url)
+    for copy in route.cache.blob_copies(file.sha256, file.size):
+        try:
+            return _from_copy(file, file.sha256, copy, route)
+        except (ObjectNotFound, IntegrityError) as error:
+            failure = error
+    raise failure
+
+
+def _from_copy(file: ListedFile, digest: Digest, copy: BlobCopy, route: Route) -> Delivery:
+    for local in copy.files:
+        placed = place(
+            local,
+            route.layout.content(file),
+            expected=file.expected,
+            link=route.layout.linkable,
+            mode=route.layout.mode(file),
+            staging=route.layout.staging,
+            receipts=route.receipts,
+        )
+        route.step.progress.advance(file.size)
+        return Delivery(file.path, file.size, placed, Fingerprint(file.size, digest, None, None))
+    chunks = partial(read_through, copy.open, file.size, route.step.retry, what=str(copy))
+    seen = route.step.receive(lambda count: _land(count(chunks()), file, route), doing=f"reading {copy}")
+    return Delivery(file.path, file.size, DOWNLOAD, seen)
+
+
+def _from_upstream(file: ListedFile, route: Route) -> Delivery:
+    def take(count: Count) -> Fingerprint:
+        try:
+            return _land(count(stream(route.ref, file, source=route.upstream, step=route.step)), file, route)
+        except IntegrityError as error:
+            error.add_note(f"these bytes came from {route.upstream.url}")
+            raise
+
+    return Delivery(file.path, file.size, DOWNLOAD, route.step.receive(take, doing=f"fetching {file.path}"))
+
+
+def _land(chunks: Iterator[bytes], file: ListedFile, route: Route) -> Fingerprint:
     layout = route.layout
-    try:
-        return land(chunks, layout.content(file), file.expected, mode=layout.mode(file), staging=layout.staging)
-    except IntegrityError as error:
-        error.add_note(f"these bytes came from {route.upstream.url}")
-        raise
+    target = layout.content(file)
+    mode, staging = layout.mode(file), layout.staging
+    seen = land(chunks, target, file.expected, mode=mode, staging=staging, leaves=route.leaves)
+    route.receipts.remember(target, seen.sha256)
+    return seen
 
 
-def _mend(file: FileEntry, route: Route) -> None:
-    """Give the store the right bytes; that it cannot be written is no reason to fail a restore that succeeded."""
+def _from_elsewhere(file: ListedFile, failure: ModelCacheError, route: Route) -> Delivery:
+    """*file* from upstream because the store failed with *failure*; and then the store is mended."""
+    _log.warning("%s: %s; asking upstream", file.path, failure)
+    with instead_of(failure):
+        delivery = _from_upstream(file, route)
+    return evolve(delivery, mended=True, warning=_mend(file, delivery.seen.sha256, route))
+
+
+def _mend(file: ListedFile, digest: Digest, route: Route) -> str:
+    """Give the store the right bytes of *file*; returns why that cannot be, or nothing."""
+    if not route.save:
+        return ""
     content = route.layout.content(file)
     try:
         with Publication(route.cache) as publication:
-            publication.announce([file.sha256])
-            publication.put_blob(file.expected, file.sha256, read_file(content), what=str(content))
-    except (AccessDenied, Unavailable, NoSpace) as error:
-        _log.warning("%s could not be mended in %s: %s", file.path, route.cache.url, error)
-    else:
-        _log.warning("%s was mended in %s", file.path, route.cache.url)
+            publication.announce([digest])
+            publication.put_blob(file.expected, digest, read_file(content), what=str(content))
+    except NOT_WRITABLE as error:
+        why = f"{file.path} could not be mended in {route.cache.url}: {error}"
+        _log.warning("%s", why)
+        return why
+    _log.warning("%s was mended in %s", file.path, route.cache.url)
+    return ""

@@ -58,10 +58,9 @@ def doctor(
     With *write* the store's capability probe runs, which writes a few small objects and removes them. With *ref*
     the authority is asked for it, which proves network, proxy, certificates and token at once.
     """
-    step.state.mkdir(parents=True, exist_ok=True)
     checks = [
         Check("python", "ok", f"{platform.python_version()} ({sys.executable}) on {platform.platform()}"),
-        *(_attempt(f"folder {folder}", partial(_folder, folder)) for folder in folders),
+        *(_attempt(f"folder {folder}", partial(_folder, folder)) for folder in dict.fromkeys([*folders, step.state])),
         _attempt("store", lambda: _marker(cache)),
     ]
     if write:

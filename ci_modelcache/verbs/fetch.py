@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -10,14 +11,20 @@ from ci_modelcache.cache.publication import published
 from ci_modelcache.errors import IntegrityError, SnapshotNotFound
 from ci_modelcache.model.ref import ModelRef, SnapshotId
 from ci_modelcache.verbs.ingest import ingest, selected
-from ci_modelcache.verbs.resolve import note_head, resolve
+from ci_modelcache.verbs.initialise import initialise
+from ci_modelcache.verbs.resolve import note_head, resolve_now
 
 if TYPE_CHECKING:
     from ci_modelcache.cache.modelcache import ModelCache
-    from ci_modelcache.model.manifest import Manifest
     from ci_modelcache.model.selection import Selection
     from ci_modelcache.sources.protocol import Upstream
+    from ci_modelcache.verbs.ingest import Ingested
     from ci_modelcache.verbs.step import Step
+
+_log = logging.getLogger(__name__)
+
+HIT = "hit"
+MISS = "miss"
 
 
 @frozen
@@ -43,13 +50,18 @@ def fetch(ref: ModelRef, *, selection: Selection, cache: ModelCache, upstream: U
     """
     Store the snapshot that *ref* means to the authority now, restricted to *selection*.
 
-    The authority is always asked what a branch means, for this is the verb that moves the store forward.
-    Raises what `ingest` and `resolve` raise.
+    The authority is always asked what a branch means, for this is the verb that moves the store forward; only names that
+    somebody saved are the store's own. Raises what `ingest` and `resolve_now` raise.
     """
     started = step.clock()
-    resolution = resolve(ref, cache=cache, upstream=upstream, revision_ttl=0)
+    resolution = resolve_now(ref, cache=cache, upstream=upstream)
     snapshot = SnapshotId(upstream.host, ref.type, ref.repo, resolution.commit, selection.id)
-    manifest, received, result = _ensure(snapshot, ref, selection, cache=cache, upstream=upstream, step=step)
+    try:
+        manifest, received, result = published(cache, snapshot), 0, HIT
+    except (SnapshotNotFound, IntegrityError) as why:
+        _log.log(logging.WARNING if isinstance(why, IntegrityError) else logging.DEBUG, "fetching, because %s", why)
+        ingested = ingest_listed(snapshot, ref, selection, cache=cache, upstream=upstream, step=step)
+        manifest, received, result = ingested.manifest, ingested.received, MISS
     note_head(ref, resolution, cache=cache, host=upstream.host)
     return FetchReport(
         ref=str(ref),
@@ -57,7 +69,7 @@ def fetch(ref: ModelRef, *, selection: Selection, cache: ModelCache, upstream: U
         selection=snapshot.selection,
         result=result,
         store=cache.url,
-        source=upstream.url if result == "miss" else cache.url,
+        source=upstream.url if result == MISS else cache.url,
         manifest=manifest.digest.hex,
         digest=manifest.set_digest.hex,
         files=len(manifest.files),
@@ -67,19 +79,10 @@ def fetch(ref: ModelRef, *, selection: Selection, cache: ModelCache, upstream: U
     )
 
 
-def _ensure(
-    snapshot: SnapshotId,
-    ref: ModelRef,
-    selection: Selection,
-    *,
-    cache: ModelCache,
-    upstream: Upstream,
-    step: Step,
-) -> tuple[Manifest, int, str]:
-    try:
-        return published(cache, snapshot), 0, "hit"
-    except (SnapshotNotFound, IntegrityError):
-        listing = upstream.listing(ref, snapshot.commit)
-    files = selected(listing.files, selection, ref)
-    ingested = ingest(snapshot, files, ref=ref, cache=cache, source=upstream, step=step)
-    return ingested.manifest, ingested.received, "miss"
+def ingest_listed(
+    snapshot: SnapshotId, ref: ModelRef, selection: Selection, *, cache: ModelCache, upstream: Upstream, step: Step
+) -> Ingested:
+    """Store *snapshot* as the authority lists it: what the store says about it is not asked, its blobs are made use of."""
+    files = selected(upstream.listing(ref, snapshot.commit).files, selection, ref)
+    initialise(cache)
+    return ingest(snapshot, files, ref=ref, cache=cache, source=upstream, step=step)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import tempfile
+from contextlib import contextmanager
 from functools import partial
 from typing import IO, TYPE_CHECKING, TypeVar
 
@@ -17,25 +18,26 @@ from attrs import field, frozen
 
 from ci_modelcache.cache.modelcache import ModelCache
 from ci_modelcache.cache.publication import Publication
-from ci_modelcache.errors import FileNotFound, IntegrityError, ObjectNotFound
+from ci_modelcache.errors import AccessDenied, FileNotFound, IntegrityError, ObjectNotFound
 from ci_modelcache.model.digest import LEAF_SIZE, Digest, Fingerprint, verified
 from ci_modelcache.model.manifest import FileEntry, Manifest
 from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.sources.protocol import ByteSource
 from ci_modelcache.transfer.land import explaining_full_disk
 from ci_modelcache.transfer.parallel import for_each
-from ci_modelcache.transfer.progress import counted
-from ci_modelcache.transfer.retry import once_more
 from ci_modelcache.transfer.streams import read_through
 from ci_modelcache.verbs.step import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
+    from ci_modelcache.cache.modelcache import BlobCopy
     from ci_modelcache.model.listing import ListedFile
     from ci_modelcache.model.ref import SnapshotId
     from ci_modelcache.model.selection import Selection
+    from ci_modelcache.verbs.step import Count
 
 _log = logging.getLogger(__name__)
 
@@ -121,10 +123,8 @@ def entry_of(file: ListedFile, seen: Fingerprint) -> FileEntry:
 
 
 def stream(ref: ModelRef, file: ListedFile, *, source: ByteSource, step: Step) -> Iterator[bytes]:
-    """The bytes of *file* at the commit that *ref* is pinned to, resumed where they break off, shown as progress."""
-    opened = partial(_open, source, ref, file)
-    what = f"{file.path} from {source.url}"
-    return counted(read_through(opened, file.size, step.retry, what=what), step.progress)
+    """The bytes of *file* at the commit that *ref* is pinned to, resumed where they break off."""
+    return read_through(partial(_open, source, ref, file), file.size, step.retry, what=f"{file.path} from {source.url}")
 
 
 def _open(source: ByteSource, ref: ModelRef, file: ListedFile, start: int) -> AbstractContextManager[Iterator[bytes]]:
@@ -153,7 +153,8 @@ def _put_blob(upload: Upload, blob: tuple[Digest, Sequence[ListedFile]]) -> None
             _log.warning("the store's copy of %s is not usable, fetching it again: %s", file.path, error)
         else:
             return
-    upload.note(same, once_more(partial(_receive, upload, file, digest), doing=f"fetching {file.path}"))
+    upload.note(same, upload.step.receive(partial(_receive, upload, file, digest), doing=f"fetching {file.path}"))
+    upload.received.append(file.size)
 
 
 def _stored(upload: Upload, file: ListedFile, digest: Digest) -> Fingerprint:
@@ -167,19 +168,22 @@ def _stored(upload: Upload, file: ListedFile, digest: Digest) -> Fingerprint:
         upload.step.progress.advance(file.size)
         return Fingerprint(file.size, digest, None, None)
     for copy in upload.cache.blob_copies(digest, file.size):
-        hasher = file.expected.fingerprinter()
-        chunks = read_through(copy.open, file.size, upload.step.retry, what=str(copy))
-        for _ in verified(counted(chunks, upload.step.progress), file.expected, str(copy), into=hasher):
-            pass
-        return hasher.finish()
+        return upload.step.receive(partial(_read, upload, file, copy), doing=f"reading {copy}")
     raise ObjectNotFound(digest.hex, upload.cache.url)
 
 
-def _receive(upload: Upload, file: ListedFile, digest: Digest) -> Fingerprint:
+def _read(upload: Upload, file: ListedFile, copy: BlobCopy, count: Count) -> Fingerprint:
     hasher = file.expected.fingerprinter()
-    chunks = stream(upload.ref, file, source=upload.source, step=upload.step)
+    chunks = read_through(copy.open, file.size, upload.step.retry, what=str(copy))
+    for _ in verified(count(chunks), file.expected, str(copy), into=hasher):
+        pass
+    return hasher.finish()
+
+
+def _receive(upload: Upload, file: ListedFile, digest: Digest, count: Count) -> Fingerprint:
+    hasher = file.expected.fingerprinter()
+    chunks = count(stream(upload.ref, file, source=upload.source, step=upload.step))
     upload.publication.put_blob(file.expected, digest, chunks, what=_named(upload, file), into=hasher)
-    upload.received.append(file.size)
     return hasher.finish()
 
 
@@ -207,9 +211,9 @@ def _spool(
 ) -> None:
     file = same[0]
 
-    def receive() -> tuple[Fingerprint, IO[bytes]]:
+    def receive(count: Count) -> tuple[Fingerprint, IO[bytes]]:
         hasher = file.expected.fingerprinter()
-        chunks = stream(upload.ref, file, source=upload.source, step=upload.step)
+        chunks = count(stream(upload.ref, file, source=upload.source, step=upload.step))
         body = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(upload.step.state))  # noqa: SIM115  # `_put_small` closes it
         try:
             for chunk in verified(chunks, file.expected, _named(upload, file), into=hasher):
@@ -219,9 +223,19 @@ def _spool(
             raise
         return hasher.finish(), body
 
-    with explaining_full_disk(upload.step.state):
-        spooled.append((same, *once_more(receive, doing=f"fetching {file.path}")))
+    with explaining_full_disk(upload.step.state), _explaining_denial(upload.step.state):
+        upload.step.state.mkdir(parents=True, exist_ok=True)
+        spooled.append((same, *upload.step.receive(receive, doing=f"fetching {file.path}")))
     upload.received.append(file.size)
+
+
+@contextmanager
+def _explaining_denial(state: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        msg = f"cannot write to the state folder {state}: {error.strerror}"
+        raise AccessDenied(msg, hint="set CI_MODELCACHE_STATE to another one") from error
 
 
 def _put_spooled(upload: Upload, item: tuple[Sequence[ListedFile], Fingerprint, IO[bytes]]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from ci_modelcache.errors import IntegrityError, NotFound
+from ci_modelcache.errors import IntegrityError, NotFound, StoreUnsupported
 from ci_modelcache.model.manifest import FileEntry
 from ci_modelcache.model.ref import SnapshotId
 from ci_modelcache.verbs.resolve import resolve
@@ -44,7 +44,7 @@ def _line(cache: ModelCache, snapshot: SnapshotId) -> StoredSnapshot:
     try:
         manifest = cache.manifest(snapshot)
         files, size, digest = len(manifest.files), manifest.size, manifest.set_digest.hex
-    except (NotFound, IntegrityError) as error:
+    except (NotFound, IntegrityError, StoreUnsupported) as error:
         problem = error.message
     return StoredSnapshot(
         repo=snapshot.repo,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from ci_modelcache.errors import ConfigError, LockStale, RevisionNotFound
+from ci_modelcache.cache.publication import published
+from ci_modelcache.errors import AccessDenied, ConfigError, IntegrityError, LockStale, RevisionNotFound
 from ci_modelcache.model.lock import Lock, LockedModel
-from ci_modelcache.model.ref import ModelRef, SnapshotId
+from ci_modelcache.model.ref import ModelRef, RepoType, SnapshotId
 from ci_modelcache.transfer.land import replacing
-from ci_modelcache.verbs.fetch import fetch
+from ci_modelcache.verbs.fetch import ingest_listed
+from ci_modelcache.verbs.resolve import STORE, note_head, resolve_now
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,14 +68,19 @@ def read_lock(path: Path) -> Lock:
 
 def check_lock(models: Sequence[ProjectModel], lock: Lock) -> None:
     """Raise `LockStale` unless *lock* names exactly the *models*, with their revisions and patterns; asks nobody."""
-    wanted = {_key(model): model for model in models}
-    locked = {_key(model) for model in lock.models}
-    missing = [_name(model) for key, model in wanted.items() if key not in locked]
-    surplus = [_name(model) for model in lock.models if _key(model) not in wanted]
-    if missing or surplus:
-        parts = [f"it lacks {', '.join(missing)}"] if missing else []
-        parts += [f"it still has {', '.join(surplus)}"] if surplus else []
-        msg = f"modelcache.lock does not match modelcache.toml: {' and '.join(parts)}"
+    wanted = {_key(model): _name(model) for model in models}
+    locked = {_key(model): _name(model) for model in lock.models}
+    missing = [name for key, name in wanted.items() if key not in locked]
+    surplus = [name for key, name in locked.items() if key not in wanted]
+    changed = sorted(set(missing) & set(surplus))
+    parts = {
+        "it lacks": [name for name in missing if name not in changed],
+        "it still has": [name for name in surplus if name not in changed],
+        "it has other patterns for": changed,
+    }
+    said = [f"{what} {', '.join(names)}" for what, names in parts.items() if names]
+    if said:
+        msg = f"modelcache.lock does not match modelcache.toml: {' and '.join(said)}"
         raise LockStale(msg, hint="run ci-modelcache lock and commit modelcache.lock")
 
 
@@ -85,15 +93,15 @@ def lock(
     What is locked already stays at its commit unless *upgrade*, which asks the authority again for branches, tags and ranges.
     """
     started = step.clock()
-    before = read_lock(path) if path.exists() else Lock()
+    _refuse_twice(models)
+    before = _before(path, upgrade=upgrade)
     known = {_key(model): model for model in before.models}
     kept = {} if upgrade else known
     locked = [
         kept[_key(model)] if _key(model) in kept else _lock(model, cache=cache, upstream=upstream, step=step)
         for model in models
     ]
-    with replacing(path) as file:
-        file.write(Lock(tuple(locked)).to_toml().encode())
+    _write(path, Lock(tuple(locked)).to_toml())
     return LockReport(
         path=str(path),
         models=tuple(_change(model, known) for model in locked),
@@ -102,13 +110,45 @@ def lock(
     )
 
 
+def _refuse_twice(models: Sequence[ProjectModel]) -> None:
+    seen = Counter(map(_key, models))
+    for model in models:
+        if seen[_key(model)] > 1:
+            msg = f"modelcache.toml names {_name(model)} twice, with the same patterns"
+            raise ConfigError(msg, hint="take one of the two out")
+
+
+def _before(path: Path, *, upgrade: bool) -> Lock:
+    """The lock as it is. A broken one stops everything but an upgrade: nothing else may move what it pinned."""
+    if not path.exists():
+        return Lock()
+    try:
+        return read_lock(path)
+    except IntegrityError as error:
+        if not upgrade:
+            error.hint = f"restore {path} from git; or delete it and lock anew, which pins branches where they are now"
+            raise
+        _log.warning("%s is written anew: %s", path, error)
+        return Lock()
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with replacing(path) as file:
+            file.write(text.encode())
+    except OSError as error:
+        msg = f"cannot write {path}: {error.strerror}"
+        raise AccessDenied(msg, hint="check the owner and the permissions of its folder") from error
+
+
 def _key(model: ProjectModel | LockedModel) -> tuple[str, str, str, str]:
     selection = model.selection if isinstance(model, LockedModel) else model.selection.id
     return model.repo, model.type.value, model.revision, selection
 
 
 def _name(model: ProjectModel | LockedModel) -> str:
-    return f"{model.repo}@{model.revision}"
+    kind = "" if model.type is RepoType.MODEL else f"{model.type}:"
+    return f"{kind}{model.repo}@{model.revision}"
 
 
 def _change(model: LockedModel, known: dict[tuple[str, str, str, str], LockedModel]) -> LockChange:
@@ -119,14 +159,25 @@ def _change(model: LockedModel, known: dict[tuple[str, str, str, str], LockedMod
 
 
 def _lock(model: ProjectModel, *, cache: ModelCache, upstream: Upstream, step: Step) -> LockedModel:
+    """
+    Lock *model* by what the authority lists and bytes that prove it.
+
+    The store's own manifest is not believed, as it is elsewhere: a lock stands above it, and would vouch for a lie in it.
+    Only of what somebody saved there is no other authority.
+    """
     if model.is_range:
         tag = newest(model.revision, upstream.tags(ModelRef(model.repo, type=model.type)), repo=model.repo)
         ref = ModelRef(model.repo, tag.commit, model.type)
     else:
         ref = model.ref
-    report = fetch(ref, selection=model.selection, cache=cache, upstream=upstream, step=step)
-    snapshot = SnapshotId(upstream.host, model.type, model.repo, report.commit, report.selection)
-    manifest = cache.manifest(snapshot)
+    resolution = resolve_now(ref, cache=cache, upstream=upstream)
+    snapshot = SnapshotId(upstream.host, model.type, model.repo, resolution.commit, model.selection.id)
+    if resolution.anchor == STORE:
+        manifest = published(cache, snapshot)
+    else:
+        ingested = ingest_listed(snapshot, ref, model.selection, cache=cache, upstream=upstream, step=step)
+        manifest = ingested.manifest
+        note_head(ref, resolution, cache=cache, host=upstream.host)
     return LockedModel.of(manifest, revision=model.revision, selection=model.selection)
 
 
@@ -134,8 +185,8 @@ def newest(range_: str, tags: Sequence[RefName], *, repo: str) -> RefName:
     """
     The tag with the highest version in *range_*, by the rules of npm (https://docs.npmjs.com/cli/using-npm/semver).
 
-    Tags are versions with or without a leading ``v``; missing parts count as zero. Raises `RevisionNotFound`, or
-    `ConfigError` for a range that cannot be read.
+    Tags are versions with or without a leading ``v``; missing parts count as zero. Of several tags of one version the
+    last by name is taken. Raises `RevisionNotFound`, or `ConfigError` for a range that cannot be read.
     """
     from semantic_version import NpmSpec, Version  # noqa: PLC0415  # only ranges need it
 
@@ -144,10 +195,11 @@ def newest(range_: str, tags: Sequence[RefName], *, repo: str) -> RefName:
     except ValueError as error:
         msg = f"{repo}: not a range of versions: {range_!r:.100}"
         raise ConfigError(msg, hint="write it as ^1.2, ~1.2.3 or >=1.0 <2.0") from error
-    versions = {Version.coerce(match[1]): tag for tag in tags if (match := _VERSION.fullmatch(tag.name))}
+    ordered = sorted(tags, key=lambda tag: tag.name)
+    versions = {Version.coerce(match[1]): tag for tag in ordered if (match := _VERSION.fullmatch(tag.name))}
     best = spec.select(versions)
     if best is None:
         found = ", ".join(sorted(tag.name for tag in tags)[:20]) or "none"
         msg = f"{repo} has no tag in the range {range_}; its tags: {found:.300}"
-        raise RevisionNotFound(msg)
+        raise RevisionNotFound(msg, hint="widen the range; a pre-release is taken only by a range that names one")
     return versions[best]

@@ -1,4 +1,4 @@
-"""The only module that compares a destination with a manifest and brings what is missing."""
+"""The only module that compares a destination with the files of a snapshot and brings what is missing."""
 
 from __future__ import annotations
 
@@ -6,23 +6,32 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from ci_modelcache.model.manifest import FileEntry
+from ci_modelcache.errors import ManifestInvalid
+from ci_modelcache.model.listing import ListedFile
 from ci_modelcache.transfer.disk import require_space, same_disk
 from ci_modelcache.transfer.parallel import for_each
 from ci_modelcache.transfer.receipts import check_file
-from ci_modelcache.verbs.deliver import UPSTREAM, Delivery, Route, deliver
+from ci_modelcache.verbs.deliver import DOWNLOAD, Delivery, deliver
 
 if TYPE_CHECKING:
-    from ci_modelcache.model.manifest import Manifest
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
     from ci_modelcache.transfer.receipts import FileState
+    from ci_modelcache.verbs.deliver import Route
 
 
 @frozen
 class Plan:
     """What is to be brought, largest first; *replaced* are the paths where something else lies now."""
 
-    missing: tuple[FileEntry, ...]
+    missing: tuple[ListedFile, ...]
     replaced: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes to bring."""
+        return sum(file.size for file in self.missing)
 
 
 @frozen
@@ -37,23 +46,32 @@ class Placement:
         return sum(delivery.size for delivery in self.delivered if delivery.how in ways)
 
     @property
+    def downloaded(self) -> int:
+        """Bytes that came over a network."""
+        return self.bytes_by(DOWNLOAD)
+
+    @property
     def mended(self) -> tuple[str, ...]:
-        """Paths that the store should have had and upstream had to give, sorted."""
-        return tuple(sorted(d.path for d in self.delivered if d.source == UPSTREAM))
+        """Paths that the store should have had right, and upstream gave, sorted."""
+        return tuple(sorted(delivery.path for delivery in self.delivered if delivery.mended))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why some of that is wrong in the store still."""
+        return tuple(sorted(delivery.warning for delivery in self.delivered if delivery.warning))
 
 
-def plan(manifest: Manifest, route: Route) -> Plan:
-    """Compare the destination with *manifest*: by receipts where nothing changed since, by hashing otherwise."""
-    unique = {route.layout.content(file): file for file in manifest.files}
+def plan(files: Iterable[ListedFile], route: Route) -> Plan:
+    """Compare the destination with *files*: by receipts where nothing changed since, by hashing otherwise."""
+    unique = contents(files, route)
     states: dict[str, FileState] = {}
 
-    def check(file: FileEntry) -> None:
-        states[file.path] = check_file(
-            route.layout.content(file), file.expected, route.receipts, links=route.layout.linkable
-        )
+    def check(item: tuple[Path, ListedFile]) -> None:
+        place, file = item
+        states[file.path] = check_file(place, file.expected, route.receipts, links=route.layout.linkable)
 
     step = route.step
-    for_each(unique.values(), check, workers=step.workers, deadline=step.deadline, doing="looking at what is there")
+    for_each(unique.items(), check, workers=step.workers, deadline=step.deadline, doing="looking at what is there")
     missing = [file for file in unique.values() if not states[file.path].good]
     return Plan(
         missing=tuple(sorted(missing, key=lambda file: file.size, reverse=True)),
@@ -61,25 +79,39 @@ def plan(manifest: Manifest, route: Route) -> Plan:
     )
 
 
-def carry_out(wanted: Plan, route: Route) -> Placement:
-    """Bring all that *wanted* names; raises `NoSpace` before the first byte when it cannot fit."""
-    step, total = route.step, sum(file.size for file in wanted.missing)
-    if not _by_links(route):
-        require_space(route.layout.root, total)
+def contents(files: Iterable[ListedFile], route: Route) -> dict[Path, ListedFile]:
+    """One file for each place: files with the same bytes may share it. Raises `ManifestInvalid` for others that would."""
+    unique: dict[Path, ListedFile] = {}
+    for file in files:
+        other = unique.setdefault(route.layout.content(file), file)
+        if other.expected != file.expected:
+            # A Hub cache names bytes by their ETag: one of the two would be served for the other, proven or not.
+            msg = f"{other.path} and {file.path} have one ETag, {file.etag}, and different bytes"
+            raise ManifestInvalid(msg)
+    return unique
+
+
+def carry_out(wanted: Plan, route: Route, *, bring: Callable[[ListedFile, Route], Delivery] = deliver) -> Placement:
+    """*bring* all that *wanted* names; raises `NoSpace` before the first byte when it cannot fit."""
+    step = route.step
+    if bring is not deliver or not by_links(route):
+        require_space(route.layout.root, wanted.size)
     delivered: list[Delivery] = []
-
-    def bring(file: FileEntry) -> None:
-        delivered.append(deliver(file, route))
-
     doing = f"restoring {route.ref.repo}"
-    step.progress.start(doing, total)
+    step.progress.start(doing, wanted.size)
     try:
-        for_each(wanted.missing, bring, workers=step.workers, deadline=step.deadline, doing=doing)
+        for_each(
+            wanted.missing,
+            lambda file: delivered.append(bring(file, route)),
+            workers=step.workers,
+            deadline=step.deadline,
+            doing=doing,
+        )
     finally:
         step.progress.finish()
     return Placement(tuple(delivered), wanted.replaced)
 
 
-def _by_links(route: Route) -> bool:
+def by_links(route: Route) -> bool:
     """Whether hard links will do, which need no room: the layout allows them and the store is on its disk."""
     return route.layout.linkable and any(same_disk(folder, route.layout.root) for folder in route.cache.folders)

@@ -1,4 +1,4 @@
-"""The only module that brings files of this disk into a store."""
+"""The only module that reads files of this disk in order to bring them into a store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ci_modelcache.cache.publication import Publication
+from ci_modelcache.errors import AccessDenied, IntegrityError, Unavailable
+from ci_modelcache.model.digest import Expected, verified
 from ci_modelcache.transfer.parallel import for_each
 from ci_modelcache.transfer.progress import counted
 
@@ -14,17 +16,37 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ci_modelcache.cache.modelcache import ModelCache
+    from ci_modelcache.model.digest import Fingerprint
     from ci_modelcache.model.manifest import FileEntry, Manifest
     from ci_modelcache.verbs.step import Step
 
 _PIECE = 1 << 20
 """Bytes read from a file at a time."""
+CHANGING = "something else writes there: run again when it has ended"
 
 
 def read_file(path: Path) -> Iterator[bytes]:
-    """The bytes of the file at *path*, in pieces."""
-    with path.open("rb") as file:
-        yield from iter(partial(file.read, _PIECE), b"")
+    """The bytes of the file at *path*, in pieces; raises `AccessDenied`, `Unavailable`, or `IntegrityError` when it is gone."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            yield from iter(partial(file.read, _PIECE), b"")
+    except FileNotFoundError as error:
+        msg = f"{path} vanished before it was read"
+        raise IntegrityError(msg, hint=CHANGING) from error
+    except PermissionError as error:
+        msg = f"cannot read {path}: {error.strerror}"
+        raise AccessDenied(msg, hint="run as the user who owns it, or change its permissions") from error
+    except OSError as error:
+        msg = f"cannot read {path}: {error.strerror}"
+        raise Unavailable(msg, hint="check the disk that it is on") from error
+
+
+def fingerprint(path: Path, expected: Expected) -> Fingerprint:
+    """All about the file at *path*, which must be what is *expected*; raises `IntegrityError` when it is not."""
+    hasher = expected.fingerprinter()
+    for _ in verified(read_file(path), expected, str(path), into=hasher):
+        pass
+    return hasher.finish()
 
 
 def publish(
@@ -40,7 +62,7 @@ def publish(
     Store the snapshot of *manifest*, whose file at each path has its bytes in *contents*; returns the bytes uploaded.
 
     Each file is hashed again while it is sent: one that changed since the manifest was made raises
-    `DigestMismatch`, and nothing wrong becomes visible.
+    `DigestMismatch` or `SizeMismatch`, and nothing wrong becomes visible.
     """
     uploaded: list[int] = []
     unique = {file.sha256: file for file in manifest.files}
@@ -51,8 +73,13 @@ def publish(
         if publication.has_blob(file.sha256, file.size):
             step.progress.advance(file.size)
             return
-        chunks = counted(read_file(contents[file.path]), step.progress)
-        publication.put_blob(file.expected, file.sha256, chunks, what=str(contents[file.path]))
+        path = contents[file.path]
+        chunks = counted(read_file(path), step.progress)
+        try:
+            publication.put_blob(file.expected, file.sha256, chunks, what=str(path))
+        except IntegrityError as error:
+            error.hint = error.hint or CHANGING
+            raise
         uploaded.append(file.size)
 
     doing = f"saving {manifest.id}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from ci_modelcache.cache.records import HUB, SAVED
-from ci_modelcache.errors import AccessDenied, SnapshotNotFound, Unavailable
+from ci_modelcache.errors import AccessDenied, IntegrityError, SnapshotNotFound, Unavailable
 
 if TYPE_CHECKING:
     from ci_modelcache.cache.modelcache import ModelCache
@@ -44,17 +44,20 @@ def resolve(ref: ModelRef, *, cache: ModelCache, upstream: Upstream, revision_tt
     """
     if ref.is_pinned:
         return Resolution(ref.revision, PINNED)
-    heads = _known_heads(ref, cache=cache, host=upstream.host)
+    heads, broken = _known_heads(ref, cache=cache, host=upstream.host)
     for head in heads:
         if head.origin == SAVED or abs(cache.now() - head.observed_at) <= revision_ttl:
             return Resolution(head.commit, STORE)
     try:
         return Resolution(upstream.resolve(ref), AUTHORITY)
     except (Unavailable, SnapshotNotFound) as error:
+        # `SnapshotNotFound` is the answer of an upstream that may not ask; that of an authority is another `NotFound`.
         for head in heads:
             age = max(0.0, cache.now() - head.observed_at) / 3600
             _log.warning("using %s as it was %.1f h ago (%s): %s", ref, age, head.commit, error)
             return Resolution(head.commit, STORE, stale=True)
+        for lie in broken:
+            raise lie from error
         raise
     except AccessDenied as error:
         if heads:
@@ -62,11 +65,28 @@ def resolve(ref: ModelRef, *, cache: ModelCache, upstream: Upstream, revision_tt
         raise
 
 
-def _known_heads(ref: ModelRef, *, cache: ModelCache, host: str) -> tuple[HeadRecord, ...]:
+def resolve_now(ref: ModelRef, *, cache: ModelCache, upstream: Upstream) -> Resolution:
+    """As `resolve`, by a word of now or a failure: for verbs that move a store or a lock forward."""
+    if ref.is_pinned:
+        return Resolution(ref.revision, PINNED)
+    heads, _ = _known_heads(ref, cache=cache, host=upstream.host)
+    for head in heads:
+        if head.origin == SAVED:
+            return Resolution(head.commit, STORE)
+    return Resolution(upstream.resolve(ref), AUTHORITY)
+
+
+def _known_heads(
+    ref: ModelRef, *, cache: ModelCache, host: str
+) -> tuple[tuple[HeadRecord, ...], tuple[IntegrityError, ...]]:
+    """What the store saw last, and what is wrong with that; each of them one or none."""
     try:
-        return (cache.head(host, ref),)
+        return (cache.head(host, ref),), ()
     except SnapshotNotFound:
-        return ()
+        return (), ()
+    except IntegrityError as error:
+        _log.warning("the store is not believed about %s: %s", ref, error)
+        return (), (error,)
 
 
 def note_head(ref: ModelRef, resolution: Resolution, *, cache: ModelCache, host: str) -> None:

@@ -6,28 +6,20 @@ import logging
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from ci_modelcache.errors import (
-    AccessDenied,
-    DigestMismatch,
-    IntegrityError,
-    ModelCacheError,
-    NoSpace,
-    NotFound,
-    ObjectNotFound,
-    SnapshotNotFound,
-    Unavailable,
-)
+from ci_modelcache.errors import DigestMismatch, IntegrityError, ObjectNotFound, SnapshotNotFound
+from ci_modelcache.layouts.inside import explaining_denial
 from ci_modelcache.model.lock import Lock
 from ci_modelcache.model.manifest import Manifest
-from ci_modelcache.model.ref import SnapshotId
+from ci_modelcache.model.ref import ModelRef, SnapshotId
 from ci_modelcache.model.selection import ALL, Selection
+from ci_modelcache.sources.offline import Offline
 from ci_modelcache.transfer.exclusive import exclusive
-from ci_modelcache.transfer.land import sweep
+from ci_modelcache.transfer.land import explaining_full_disk, sweep
 from ci_modelcache.transfer.receipts import Receipts
 from ci_modelcache.verbs.acquire import acquire, save_acquired
-from ci_modelcache.verbs.deliver import Route, listed_of
+from ci_modelcache.verbs.deliver import NOT_WRITABLE, Route, instead_of, is_stored, listed_of
 from ci_modelcache.verbs.ingest import selected
 from ci_modelcache.verbs.placing import Placement, carry_out, plan
 from ci_modelcache.verbs.resolve import AUTHORITY, LOCAL, LOCK, STORE, Resolution, note_head, resolve
@@ -36,7 +28,6 @@ if TYPE_CHECKING:
     from ci_modelcache.cache.modelcache import ModelCache
     from ci_modelcache.layouts.protocol import Layout
     from ci_modelcache.model.listing import ListedFile
-    from ci_modelcache.model.ref import ModelRef
     from ci_modelcache.sources.protocol import Upstream
     from ci_modelcache.verbs.step import Step
 
@@ -52,8 +43,9 @@ class RestoreOptions:
     """
     How to restore.
 
-    *locks*: locks that the snapshot must be in, or none when it need not be. *save*: whether the store may be written.
-    *revision_ttl*: for how many seconds the store is believed about a branch.
+    *locks*: the lock that the snapshot must be in, or none when it need not be. *save*: whether the store may be written.
+    *fail_on_miss*: ask nobody else for what the store lacks. *revision_ttl*: for how many seconds the store is believed about
+    a branch.
     """
 
     selection: Selection = field(factory=Selection)
@@ -92,7 +84,7 @@ class RestoreReport:
     replaced: tuple[str, ...]
     """Files that were here with other content."""
     mended: tuple[str, ...]
-    """Files that the store should have had right, and upstream gave."""
+    """Files that the store should have had right, and upstream gave; `warnings` tells when they could not be stored."""
     extra: tuple[str, ...]
     pruned: bool
     saved: bool
@@ -102,12 +94,23 @@ class RestoreReport:
 
 @frozen
 class _Wanted:
-    """The snapshot to restore, and its manifest when the lock or an earlier restore tells it."""
+    """The snapshot to restore, as *ref* asked for it, and its manifest when the lock or an earlier restore tells it."""
 
+    ref: ModelRef
     snapshot: SnapshotId
+    selection: Selection
     resolution: Resolution
     anchor: str
-    manifests: tuple[Manifest, ...]
+    manifests: tuple[Manifest, ...] = ()
+
+    @property
+    def locked(self) -> tuple[Manifest, ...]:
+        """The manifest that stands above all others, or nothing."""
+        return self.manifests if self.anchor == LOCK else ()
+
+    @property
+    def is_full(self) -> bool:
+        return self.snapshot.selection == ALL
 
 
 @frozen
@@ -138,25 +141,26 @@ def restore(
     goes on from there.
     """
     started = step.clock()
-    step.state.mkdir(parents=True, exist_ok=True)
     with (
-        exclusive(str(layout.root), folder=step.state / "locks", deadline=step.deadline),
+        explaining_denial(layout.root),
+        explaining_full_disk(layout.root),
+        exclusive(_place(layout), folder=step.state / "locks", deadline=step.deadline),
         closing(Receipts(step.state / "receipts.sqlite")) as receipts,
     ):
         sweep(layout.staging)
         wanted = _wanted(ref, layout, receipts, cache=cache, upstream=upstream, options=options)
-        route = Route(ref.at(wanted.snapshot.commit), layout, cache, upstream, receipts, step, options.save)
-        done = _restore(ref, wanted, route, options)
-        path = layout.snapshot_path(wanted.snapshot.commit)
+        source = Offline(upstream.host, why="a miss is to fail") if options.fail_on_miss else upstream
+        route = Route(ref.at(wanted.snapshot.commit), layout, cache, source, receipts, step, options.save)
+        done = _restore(wanted, route)
         extra = layout.extra(done.manifest)  # noqa: S610  # a layout, not Django
         if options.prune_extra:
             layout.prune(extra)
-        receipts.note_snapshot(_place(layout), str(wanted.snapshot), done.manifest.to_json())
+        receipts.note_snapshot(_place(layout), _name(wanted.snapshot), done.manifest.to_json())
     return RestoreReport(
         ref=str(ref),
         commit=wanted.snapshot.commit,
         selection=wanted.snapshot.selection,
-        path=str(path),
+        path=str(layout.snapshot_path(wanted.snapshot.commit)),
         result=done.result,
         source={LOCAL: str(layout.root), HIT: cache.url, MISS: upstream.url}[done.result],
         anchor=done.anchor,
@@ -170,21 +174,22 @@ def restore(
         bytes_copied=done.placement.bytes_by("copy"),
         bytes_linked=done.placement.bytes_by("hardlink", "reflink"),
         replaced=done.placement.replaced,
-        mended=done.placement.mended if done.result == HIT else (),
+        mended=done.placement.mended,
         extra=tuple(str(one) for one in extra),
         pruned=options.prune_extra and bool(extra),
         saved=done.saved,
-        warnings=done.warnings,
+        warnings=(*done.warnings, *done.placement.warnings),
         seconds=step.clock() - started,
     )
 
 
-def _is_full(wanted: _Wanted) -> bool:
-    return wanted.snapshot.selection == ALL
-
-
 def _place(layout: Layout) -> str:
-    return str(layout.root.absolute())
+    """One name for one destination, from wherever and by whatever links it is called."""
+    return str(layout.root.resolve())
+
+
+def _name(snapshot: SnapshotId) -> str:
+    return f"{snapshot.host}/{snapshot}"
 
 
 def _wanted(
@@ -196,19 +201,20 @@ def _wanted(
     upstream: Upstream,
     options: RestoreOptions,
 ) -> _Wanted:
+    selection = options.selection
     for lock in options.locks:
-        manifest = lock.find(ref, options.selection).to_manifest()
-        return _Wanted(manifest.id, Resolution(manifest.commit, LOCK), LOCK, (manifest,))
+        manifest = lock.find(ref, selection).to_manifest()
+        return _Wanted(ref, manifest.id, selection, Resolution(manifest.commit, LOCK), LOCK, (manifest,))
     resolution = resolve(ref, cache=cache, upstream=upstream, revision_ttl=options.revision_ttl)
-    snapshot = SnapshotId(upstream.host, ref.type, ref.repo, resolution.commit, options.selection.id)
+    snapshot = SnapshotId(upstream.host, ref.type, ref.repo, resolution.commit, selection.id)
     try:
-        noted = receipts.snapshot_at(_place(layout), str(snapshot))
-        return _Wanted(snapshot, resolution, LOCAL, (Manifest.from_json(noted),))
+        noted = Manifest.from_json(receipts.snapshot_at(_place(layout), _name(snapshot)))
     except ObjectNotFound:
-        return _Wanted(snapshot, resolution, STORE, ())
+        return _Wanted(ref, snapshot, selection, resolution, STORE)
+    return _Wanted(ref, snapshot, selection, resolution, LOCAL, (noted,))
 
 
-def _restore(ref: ModelRef, wanted: _Wanted, route: Route, options: RestoreOptions) -> _Done:
+def _restore(wanted: _Wanted, route: Route) -> _Done:
     """
     There are three cases, tried in this order:
     1. The manifest is known here, and every file is in place.
@@ -216,42 +222,41 @@ def _restore(ref: ModelRef, wanted: _Wanted, route: Route, options: RestoreOptio
     3. Upstream has it.
     """
     for manifest in wanted.manifests:
-        missing = plan(manifest, route)
-        if not missing.missing:
-            route.layout.publish(manifest, ref, full=_is_full(wanted), receipts=route.receipts)
+        if not plan(map(listed_of, manifest.files), route).missing:
+            _publish(manifest, wanted, route)
             return _Done(manifest, LOCAL, wanted.anchor)
     try:
-        manifest = _stored(wanted, route.cache)
-    except (SnapshotNotFound, IntegrityError) as error:
-        if options.fail_on_miss:
-            raise
-        return _fetched(ref, wanted, route, options, error)
-    placement = carry_out(plan(manifest, route), route)
-    route.layout.publish(manifest, ref, full=_is_full(wanted), receipts=route.receipts)
-    received = placement.bytes_by("download")
-    anchor = LOCK if wanted.anchor == LOCK else STORE
-    return _Done(manifest, HIT, anchor, placement, received, _note(ref, wanted, route))
-
-
-def _stored(wanted: _Wanted, cache: ModelCache) -> Manifest:
-    """The manifest to restore from the store; a lock's stands above the store's own."""
-    if wanted.anchor == LOCK:
-        cache.ref(wanted.snapshot)
-        return wanted.manifests[0]
-    return cache.manifest(wanted.snapshot)
-
-
-def _fetched(ref: ModelRef, wanted: _Wanted, route: Route, options: RestoreOptions, failure: ModelCacheError) -> _Done:
-    """Restore from upstream what the store does not have, or has wrong: *failure* tells."""
-    if isinstance(failure, IntegrityError):
+        manifest = _stored(wanted, route)
+    except SnapshotNotFound:
+        return _fetched(wanted, _listing(wanted, route), route)
+    except IntegrityError as failure:
         _log.warning("the store is not believed: %s", failure)
-    try:
-        files = _listing(ref, wanted, route, options)
-    except NotFound as miss:
-        # Wrong bytes in the store are not a miss, even where nobody can be asked for right ones.
-        raise (failure if isinstance(failure, IntegrityError) else miss) from None
+        with instead_of(failure):
+            files = _listing(wanted, route)
+        done = _fetched(wanted, files, route)
+        return evolve(done, warnings=(f"the store was not believed: {failure}", *done.warnings))
+    placement = carry_out(plan(map(listed_of, manifest.files), route), route)
+    _publish(manifest, wanted, route)
+    anchor = LOCK if wanted.locked else STORE
+    return _Done(manifest, HIT, anchor, placement, placement.downloaded, _note(wanted, route))
+
+
+def _stored(wanted: _Wanted, route: Route) -> Manifest:
+    """The manifest to restore from the store; a lock's stands above the store's own, and needs the blobs alone."""
+    for locked in wanted.locked:
+        try:
+            route.cache.ref(wanted.snapshot)
+        except (SnapshotNotFound, IntegrityError):
+            if not all(is_stored(listed_of(file), route.cache) for file in locked.files):
+                raise
+        return locked
+    return route.cache.manifest(wanted.snapshot)
+
+
+def _fetched(wanted: _Wanted, files: tuple[ListedFile, ...], route: Route) -> _Done:
+    """Restore from upstream what the store does not have, or has wrong."""
     acquired = acquire(wanted.snapshot, files, route)
-    for locked in wanted.manifests if wanted.anchor == LOCK else ():
+    for locked in wanted.locked:
         if acquired.manifest != locked:
             what = f"the manifest of {wanted.snapshot}"
             raise DigestMismatch(
@@ -260,33 +265,37 @@ def _fetched(ref: ModelRef, wanted: _Wanted, route: Route, options: RestoreOptio
                 actual=acquired.manifest.digest.hex,
                 hint="the lock and the bytes disagree: restore modelcache.lock from git",
             )
-    route.layout.publish(acquired.manifest, ref, full=_is_full(wanted), receipts=route.receipts)
-    warnings = save_acquired(acquired, route)
+    _publish(acquired.manifest, wanted, route)
+    unsaved = save_acquired(acquired, route)
     return _Done(
         manifest=acquired.manifest,
         result=MISS,
-        anchor=LOCK if wanted.anchor == LOCK else AUTHORITY,
+        anchor=LOCK if wanted.locked else AUTHORITY,
         placement=acquired.placement,
         received=acquired.received,
-        warnings=(*warnings, *_note(ref, wanted, route)),
-        saved=options.save and not warnings,
+        warnings=(*unsaved, *_note(wanted, route)),
+        saved=route.save and not unsaved,
     )
 
 
-def _listing(ref: ModelRef, wanted: _Wanted, route: Route, options: RestoreOptions) -> tuple[ListedFile, ...]:
-    if wanted.anchor == LOCK:
-        return tuple(listed_of(file) for file in wanted.manifests[0].files)
-    return selected(route.upstream.listing(ref, wanted.snapshot.commit).files, options.selection, ref)
+def _publish(manifest: Manifest, wanted: _Wanted, route: Route) -> None:
+    route.layout.publish(manifest, wanted.ref, full=wanted.is_full, receipts=route.receipts)
 
 
-def _note(ref: ModelRef, wanted: _Wanted, route: Route) -> tuple[str, ...]:
+def _listing(wanted: _Wanted, route: Route) -> tuple[ListedFile, ...]:
+    for locked in wanted.locked:
+        return tuple(map(listed_of, locked.files))
+    return selected(route.upstream.listing(wanted.ref, wanted.snapshot.commit).files, wanted.selection, wanted.ref)
+
+
+def _note(wanted: _Wanted, route: Route) -> tuple[str, ...]:
     """Tell the store what a branch means now; returns why that could not be done, or nothing."""
     if not route.save:
         return ()
     try:
-        note_head(ref, wanted.resolution, cache=route.cache, host=route.upstream.host)
-    except (AccessDenied, Unavailable, NoSpace) as error:
-        why = f"the store could not be told what {ref} means: {error}"
+        note_head(wanted.ref, wanted.resolution, cache=route.cache, host=route.upstream.host)
+    except NOT_WRITABLE as error:
+        why = f"the store could not be told what {wanted.ref} means: {error}"
         _log.warning("%s", why)
         return (why,)
     return ()

@@ -11,13 +11,16 @@ from attrs import frozen
 
 from ci_modelcache.cache.records import SAVED
 from ci_modelcache.errors import ConfigError, SizeMismatch, UnsafePath
+from ci_modelcache.layouts.inside import explaining_denial
 from ci_modelcache.model.digest import Fingerprint, Fingerprinter
 from ci_modelcache.model.git import pointer_oid, tree_oid
 from ci_modelcache.model.manifest import FileEntry, Manifest
 from ci_modelcache.model.path import check_paths
 from ci_modelcache.model.selection import ALL
+from ci_modelcache.transfer.land import PREFIX
 from ci_modelcache.transfer.parallel import for_each
-from ci_modelcache.verbs.publish import publish, read_file
+from ci_modelcache.verbs.initialise import initialise
+from ci_modelcache.verbs.publish import CHANGING, publish, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +35,7 @@ LFS_OVER = 10 * 1024 * 1024
 
 _SKIPPED = {".git", ".ci-modelcache"}
 _SKIPPED_PATHS = {(".cache", "huggingface")}
+_LEAVE_OUT = "leave it out with --exclude"
 
 
 @frozen
@@ -63,15 +67,16 @@ def save(
     if ref.is_pinned:
         msg = f"a saved snapshot cannot be named {ref.revision}: its commit follows from its content"
         raise ConfigError(msg, hint="name it as a branch or tag: org/name@2026-11-20")
-    contents = {path: file for path, file in _walk(directory) if selection.selects(path)}
+    contents = dict(_walk(directory, selection))
     if not contents:
         msg = f"nothing to save in {directory}"
-        raise ConfigError(msg, hint="give the directory that holds the model's files")
+        raise ConfigError(msg, hint="give the directory that holds the model's files; see also --include and --exclude")
     check_paths(contents)
     seen = _fingerprints(list(contents.items()), step=step)
     entries = [_entry(path, contents[path], seen[path]) for path in sorted(contents)]
     commit = tree_oid({entry.path: (entry.git_oid, entry.executable) for entry in entries})
     manifest = Manifest(host, ref.type, ref.repo, commit, ALL, tuple(entries))
+    initialise(cache)
     uploaded = publish(
         manifest,
         contents,
@@ -94,56 +99,70 @@ def save(
     )
 
 
-def _walk(directory: Path) -> Iterator[tuple[str, Path]]:
-    root = directory.resolve()
-    if not root.is_dir():
-        msg = f"not a directory: {directory}"
-        raise ConfigError(msg)
-    for folder, folders, names in os.walk(root):
-        here = Path(folder).relative_to(root)
-        folders[:] = sorted(name for name in folders if not _is_skipped(here / name))
-        for name in sorted([*names, *(f for f in folders if (Path(folder) / f).is_symlink())]):
-            if not _is_skipped(here / name) and not name.startswith(".landing-"):
-                yield (here / name).as_posix(), _regular(Path(folder) / name, root)
+def _walk(directory: Path, selection: Selection) -> Iterator[tuple[str, Path]]:
+    """Path in the snapshot and regular file, of all that *selection* selects."""
+    with explaining_denial(directory):
+        root = directory.resolve()
+        if not root.is_dir():
+            msg = f"not a directory: {directory}"
+            raise ConfigError(msg, hint="give the directory that holds the model's files")
+        # Without `onerror` a folder that cannot be read would be left out, and another model be saved.
+        for folder, folders, names in os.walk(root, onerror=_raise):
+            here = Path(folder).relative_to(root)
+            folders[:] = sorted(name for name in folders if not _is_skipped(here / name))
+            for name in sorted([*names, *(f for f in folders if (Path(folder) / f).is_symlink())]):
+                path = (here / name).as_posix()
+                if not _is_skipped(here / name) and selection.selects(path):
+                    yield path, _regular(Path(folder) / name, root)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _is_skipped(relative: Path) -> bool:
-    return relative.name in _SKIPPED or relative.parts in _SKIPPED_PATHS
+    return relative.name in _SKIPPED or relative.parts in _SKIPPED_PATHS or relative.name.startswith(PREFIX)
 
 
 def _regular(path: Path, root: Path) -> Path:
     """The regular file behind *path*, which must not lead out of *root*."""
     try:
         real = path.resolve(strict=True)
-    except (OSError, RuntimeError) as error:
+    except (FileNotFoundError, NotADirectoryError, RuntimeError) as error:
         msg = f"{path} is a link that leads nowhere"
-        raise UnsafePath(msg, hint="remove it, or exclude it with --exclude") from error
+        raise UnsafePath(msg, hint=_LEAVE_OUT) from error
     # A snapshot folder of the Hub's own cache consists of links into the blobs folder beside it.
     inside = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]
     if not any(real.is_relative_to(folder) for folder in inside):
         msg = f"{path} is a link to {real}, outside of {root}"
-        raise UnsafePath(msg, hint="copy that file into the directory first")
+        raise UnsafePath(msg, hint=f"copy that file into the directory, or {_LEAVE_OUT}")
+    if real.is_dir():
+        msg = f"{path} is a link to a folder"
+        raise UnsafePath(msg, hint=f"put the folder itself there, or {_LEAVE_OUT}")
     if not real.is_file():
         msg = f"{path} is no regular file"
-        raise UnsafePath(msg, hint="only files, and links to files, can be saved; see --exclude")
+        raise UnsafePath(msg, hint=_LEAVE_OUT)
     return real
 
 
 def _fingerprints(contents: Sequence[tuple[str, Path]], *, step: Step) -> dict[str, Fingerprint]:
     seen: dict[str, Fingerprint] = {}
+    sizes = {path: file.stat().st_size for path, file in contents}
 
     def hash_one(item: tuple[str, Path]) -> None:
         path, file = item
-        size = file.stat().st_size
+        size = sizes[path]
         hasher = Fingerprinter(size, git=size <= LFS_OVER)
         for chunk in read_file(file):
             hasher.update(chunk)
             step.progress.advance(len(chunk))
+            if hasher.seen > size:
+                break  # or a file that grows as fast as it is read would never end
+        if hasher.seen != size:
+            raise SizeMismatch(str(file), expected=size, actual=hasher.seen, hint=CHANGING)
         seen[path] = hasher.finish()
-        if seen[path].size != size:
-            raise SizeMismatch(str(file), expected=size, actual=seen[path].size, hint="it changes while it is saved")
 
-    step.progress.start("hashing", sum(file.stat().st_size for _, file in contents))
+    step.progress.start("hashing", sum(sizes.values()))
     try:
         for_each(contents, hash_one, workers=step.workers, deadline=step.deadline, doing="hashing")
     finally:

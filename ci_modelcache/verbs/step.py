@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from attrs import field, frozen
 
 from ci_modelcache.transfer.progress import Progress, Silent
-from ci_modelcache.transfer.retry import RetryPolicy
+from ci_modelcache.transfer.retry import RetryPolicy, once_more
 
 if TYPE_CHECKING:
     from ci_modelcache.transfer.deadline import Deadline
+
+T = TypeVar("T")
+
+Count = Callable[[Iterable[bytes]], Iterator[bytes]]
+"""Passes chunks on and shows them as progress."""
 
 
 @frozen
@@ -36,3 +41,29 @@ class Step:
     def deadline(self) -> Deadline:
         """The end of the step's time budget."""
         return self.retry.deadline
+
+    def receive(self, take: Callable[[Count], T], *, doing: str) -> T:
+        """
+        The result of *take*, which passes the bytes that it receives through the function that it is given.
+
+        Wrong bytes are received once more from the start (`once_more`). Bytes of an attempt that fails are taken back
+        from the progress: only what was proven counts as done.
+        """
+
+        def attempt() -> T:
+            done = 0
+
+            def count(chunks: Iterable[bytes]) -> Iterator[bytes]:
+                nonlocal done
+                for chunk in chunks:
+                    done += len(chunk)
+                    self.progress.advance(len(chunk))
+                    yield chunk
+
+            try:
+                return take(count)
+            except BaseException:
+                self.progress.advance(-done)
+                raise
+
+        return once_more(attempt, doing=doing)
