@@ -41,31 +41,32 @@ class Module:
         return ast.parse(self.text, self.path)
 
     @cached_property
+    def imports(self) -> tuple[tuple[int, str], ...]:
+        """Line and full name of everything imported, also inside functions and under TYPE_CHECKING."""
+        return tuple((line, full) for line, _, full in self._bindings())
+
+    @cached_property
     def names(self) -> tuple[tuple[int, str], ...]:
         """
         Line and full name of everything imported or used: ``from time import sleep as nap; nap()`` uses ``time.sleep``.
-
-        Imports inside functions and under TYPE_CHECKING count.
         """
-        found: list[tuple[int, str]] = []
-        meaning: dict[str, str] = {}
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Import):
-                for each in node.names:
-                    found.append((node.lineno, each.name))
-                    meaning[each.asname or each.name.partition(".")[0]] = (
-                        each.name if each.asname else each.name.partition(".")[0]
-                    )
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                for each in node.names:
-                    full = f"{node.module}.{each.name}"
-                    found.append((node.lineno, full))
-                    meaning[each.asname or each.name] = full
+        meaning = {name: full for _, name, full in self._bindings()}
+        found = list(self.imports)
         for node in ast.walk(self.tree):
             if isinstance(node, (ast.Name, ast.Attribute)) and (name := _dotted(node)):
                 head, dot, rest = name.partition(".")
                 found.append((node.lineno, meaning.get(head, head) + dot + rest))
         return tuple(found)
+
+    def _bindings(self) -> Iterator[tuple[int, str, str]]:
+        """Line, bound name and full name of every import."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                for each in node.names:
+                    yield node.lineno, each.asname or each.name, each.name
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                for each in node.names:
+                    yield node.lineno, each.asname or each.name, f"{node.module}.{each.name}"
 
 
 def _dotted(node: ast.expr) -> str:
