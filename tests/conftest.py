@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytest_plugins = ["tests.parts.hub_clients", "tests.parts.servers", "tests.parts.hub"]
+pytest_plugins = [
+    "tests.parts.disks",
+    "tests.parts.hub_clients",
+    "tests.parts.servers",
+    "tests.parts.hub",
+    "tests.parts.verbs",
+]
 pytest.register_assert_rewrite("tests.contracts")
 
 # The same examples on every run, and none of them too slow because another job uses this machine.

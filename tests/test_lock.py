@@ -15,6 +15,8 @@ from ci_modelcache.model.selection import Selection
 from tests.parts.golden import COMMIT, GOLDEN, manifest_by_hand, write_snapshot
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ci_modelcache.model.manifest import Manifest
 
 EVERYTHING = Selection.everything()
@@ -111,11 +113,12 @@ def test_a_lock_that_somebody_edited_is_refused(
 
 def test_what_the_lock_says_of_its_files_must_fit_them(lock: Lock) -> None:
     model, other = lock.models[0], Digest("0" * 64)
-    for what, change in {
+    changes: dict[str, Callable[[], LockedModel]] = {
         "manifest": lambda: evolve(model, manifest=other),
         "digest": lambda: evolve(model, digest=other),
         "size": lambda: evolve(model, size=1),
-    }.items():
+    }
+    for what, change in changes.items():
         with pytest.raises(
             ManifestInvalid, match=f"^lock of org/name: {what} says .*, the files listed give "
         ) as caught:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
+_LONGEST = 999_999_999
 _PLAIN = re.compile(_NUMBER)
 _PARTS = re.compile("".join(rf"(?:({_NUMBER}){unit})?" for unit in _UNITS))
 
@@ -34,7 +35,9 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """*seconds* as `parse_duration` reads it: ``1h30m``, ``90s`` up to two minutes, ``0.5s``."""
+    """*seconds* as `parse_duration` reads it: ``1h30m``, ``90s`` up to two minutes, ``0.5s``; beyond that ``years``."""
+    if seconds > _LONGEST:
+        return "years"
     if seconds < 2 * _UNITS["m"]:
         return f"{seconds:.3g}s"
     rest, parts = round(seconds), []

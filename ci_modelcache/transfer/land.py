@@ -163,10 +163,11 @@ def sweep(folder: Path) -> int:
 
 def _sweep_one(leftover: Path) -> bool:
     # Neither a link nor a FIFO that somebody laid there may lead us elsewhere, or make us wait.
-    if not stat.S_ISREG(leftover.lstat().st_mode):
+    mode = leftover.lstat().st_mode
+    if not stat.S_ISREG(mode):
         return False
-    # NFS gives this lock to those only who may write; a file that was to be read-only may be no longer writable.
-    access = os.O_RDWR if os.access(leftover, os.W_OK) else os.O_RDONLY
+    # NFS gives this lock to those only who may write; a file that is to be read-only is no longer writable.
+    access = os.O_RDWR if mode & stat.S_IWUSR else os.O_RDONLY
     descriptor = os.open(leftover, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

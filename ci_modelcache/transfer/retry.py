@@ -65,7 +65,8 @@ class RetryPolicy:
             error.add_note(f"gave up {doing} after {failures} attempts")
             raise error
         delay = self._delay(failures, error)
-        if delay >= self.deadline.remaining():
+        left = self.deadline.remaining()
+        if delay >= left and math.isfinite(left):
             raise self.deadline.too_far(delay, doing, because=error) from error
         if delay > LONGEST_PAUSE:
             error.add_note(f"gave up {doing}: asked to wait {delay:g} s, which is longer than {LONGEST_PAUSE:g} s")
