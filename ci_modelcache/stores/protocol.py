@@ -50,7 +50,8 @@ class Store(Protocol):
         *chunks* is consumed once. When iterating it raises, or yields another number of bytes than *size*
         (`SizeMismatch`), nothing becomes visible and the exception passes through: an iterator that
         verifies itself thereby guards the store. With *create_only* an existing key raises `AlreadyExists` where the store
-        can tell; where it cannot (see the capability probe) the key is replaced.
+        can tell; where it cannot (see the capability probe) the key is replaced. It may have been taken by this very
+        call, when the answer to its first attempt was lost: read it back before calling it a conflict.
         """
 
     def stat(self, key: str) -> ObjectInfo:

@@ -11,7 +11,7 @@ from ci_modelcache.errors import ObjectNotFound, StoreUnsupported
 from ci_modelcache.stores.keys import PIECE, check_key, check_prefix, check_range, exactly, is_key
 from ci_modelcache.stores.protocol import ObjectInfo
 from ci_modelcache.stores.s3_bucket import Bucket
-from ci_modelcache.stores.s3_errors import ArrivedDamaged, explaining, is_bare
+from ci_modelcache.stores.s3_errors import ArrivedDamaged, explaining, is_bare, proper
 from ci_modelcache.stores.s3_upload import PART, Upload, checksum
 
 if TYPE_CHECKING:
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
     from botocore.response import StreamingBody
     from mypy_boto3_s3.client import S3Client
-    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, PutObjectRequestTypeDef
+    from mypy_boto3_s3.type_defs import (
+        GetObjectOutputTypeDef,
+        ListObjectsV2OutputTypeDef,
+        ListObjectsV2RequestTypeDef,
+        PutObjectRequestTypeDef,
+    )
 
     from ci_modelcache.transfer.retry import RetryPolicy
 
@@ -122,7 +127,7 @@ class S3Store:
     def _head(self, client: S3Client, key: str) -> ObjectInfo:
         name = self._bucket.full(key)
         try:
-            head = client.head_object(Bucket=self._bucket.name, Key=name)
+            head = proper(client.head_object(Bucket=self._bucket.name, Key=name), "ETag")
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
             if not is_bare(error) or status >= 500 or (status == 404 and self._bucket_exists):  # noqa: PLR2004  # as above
@@ -146,13 +151,10 @@ class S3Store:
         return _in_order(self._listed(check_prefix(prefix)), folder=prefix.rpartition("/")[0])
 
     def _listed(self, prefix: str) -> Iterator[ObjectInfo]:
-        token: dict[str, str] = {}
+        request: ListObjectsV2RequestTypeDef = {"Bucket": self._bucket.name, "Prefix": self._bucket.full(prefix)}
         while True:
             page = self._bucket.retried(
-                lambda client, token=token: client.list_objects_v2(  # type: ignore[misc]  # a default that binds the loop's value
-                    Bucket=self._bucket.name, Prefix=self._bucket.full(prefix), **token
-                ),
-                doing=f"listing {prefix or 'everything'}",
+                lambda client: _page(client, request), doing=f"listing {prefix or 'everything'}"
             )
             for found in page.get("Contents", []):
                 key = self._bucket.short(found["Key"])
@@ -160,7 +162,7 @@ class S3Store:
                     yield ObjectInfo(key, size=found["Size"], modified=found["LastModified"].timestamp())
             if not page["IsTruncated"]:
                 return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+            request["ContinuationToken"] = page["NextContinuationToken"]
 
     # Writing
 
@@ -191,7 +193,9 @@ class S3Store:
             request["ChecksumSHA256"] = checksum(data)
         if create_only:
             request["IfNoneMatch"] = "*"
-        self._bucket.retried(lambda client: client.put_object(**request), doing=f"writing {key}", key=key)
+        self._bucket.retried(
+            lambda client: proper(client.put_object(**request), "ETag"), doing=f"writing {key}", key=key
+        )
 
     def try_checksums(self, key: str) -> Literal["verified", "ignored", "refused"]:
         """What the server does with SHA-256 checksums, tried with an object *key* that the caller deletes."""
@@ -222,6 +226,11 @@ class S3Store:
             )
         except ObjectNotFound:
             return
+
+
+def _page(client: S3Client, request: ListObjectsV2RequestTypeDef) -> ListObjectsV2OutputTypeDef:
+    page = proper(client.list_objects_v2(**request), "IsTruncated")
+    return proper(page, "NextContinuationToken") if page["IsTruncated"] else page
 
 
 def _in_order(listed: Iterable[ObjectInfo], *, folder: str) -> Iterator[ObjectInfo]:

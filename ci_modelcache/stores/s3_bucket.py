@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import boto3.session
@@ -70,6 +71,9 @@ class Bucket:
         if prefix and not is_key(prefix):
             msg = f"not a prefix for a store: {prefix!r:.100}"
             raise ConfigError(msg, hint="use letters, digits, '.', '_', '-' and single '/' between them")
+        if self._ca_bundle is not None and not Path(self._ca_bundle).exists():
+            msg = f"there is no CA bundle at {self._ca_bundle}"
+            raise ConfigError(msg, hint="give --ca-bundle the path of a PEM file with the certificates to trust")
 
     def full(self, key: str) -> str:
         """What S3 calls *key*."""

@@ -8,7 +8,7 @@ Of what a server says only the error's code is repeated: its text may echo parts
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
@@ -27,7 +27,9 @@ from ci_modelcache.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+Answer = TypeVar("Answer", bound="Mapping[str, Any]")
 
 
 class ArrivedDamaged(Unavailable):
@@ -99,6 +101,22 @@ def explaining(doing: str, *, store: str, key: str | None = None) -> Iterator[No
         raise _of_answer(error, doing, store, key) from error
     except (boto.BotoCoreError, ResponseParserError) as error:
         raise _of_client(error, f"{doing} ({store})") from error
+    except RecursionError as error:
+        # botocore follows redirects between regions by calling itself, without end when no answer names a region.
+        msg = f"{doing} ({store}): the server redirects in circles"
+        raise ConfigError(msg, hint="check --region and --endpoint-url") from error
+
+
+def proper(answer: Answer, field: str) -> Answer:
+    """
+    *answer*, which must have *field*.
+
+    botocore takes any 200 for success: that of a proxy's login page too, which would be a write that never happened.
+    """
+    if field not in answer:
+        msg = f"no {field} in the answer"
+        raise ResponseParserError(msg)
+    return answer
 
 
 def is_bare(error: boto.ClientError) -> bool:
@@ -162,7 +180,7 @@ def _of_refusal(code: str, status: int, said: str, response: dict[str, Any]) -> 
 
 def _of_trouble(code: str, status: int, said: str, headers: dict[str, str]) -> ModelCacheError | None:
     wait = headers.get("retry-after", "")
-    if status == 429 or code in _SLOW_DOWN or (status == 503 and wait):  # noqa: PLR2004  # as above
+    if status in {429, 503} or code in _SLOW_DOWN:  # as above
         return RateLimited(
             said, retry_after=float(wait) if wait.isdecimal() else None, hint="use fewer workers, or try later"
         )

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from ci_modelcache.errors import ModelCacheError, ObjectNotFound
-from ci_modelcache.stores.s3_errors import UploadGone
+from ci_modelcache.stores.s3_errors import UploadGone, proper
 from ci_modelcache.transfer.parallel import for_each
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Upload:
             )
         else:
             answer = client.create_multipart_upload(Bucket=self._bucket.name, Key=self._name)
-        return answer["UploadId"]
+        return proper(answer, "UploadId")["UploadId"]
 
     def run(self, chunks: Iterator[bytes], *, size: int, create_only: bool) -> None:
         """
@@ -142,7 +142,7 @@ class Upload:
         if self._checksums:
             part["ChecksumSHA256"] = request["ChecksumSHA256"] = checksum(data)
         answer = self._bucket.retried(
-            lambda client: client.upload_part(**request), doing=f"{self._doing}, part {number}"
+            lambda client: proper(client.upload_part(**request), "ETag"), doing=f"{self._doing}, part {number}"
         )
         part["ETag"] = answer["ETag"]
         self._parts[number] = part
@@ -158,7 +158,9 @@ class Upload:
             request["IfNoneMatch"] = "*"
         try:
             self._bucket.once(
-                lambda client: client.complete_multipart_upload(**request), doing=self._doing, key=self._key
+                lambda client: proper(client.complete_multipart_upload(**request), "ETag"),
+                doing=self._doing,
+                key=self._key,
             )
         except (UploadGone, ObjectNotFound) as error:
             # The answer to an earlier attempt was lost on its way, and the upload is the object now; or it was aborted.

@@ -28,11 +28,11 @@ class Fault:
     What happens to requests with *method* whose path and headers contain *having*, *times* times.
 
     ``answer``: *status* with *body* and *headers*, and the server never hears of the request. ``cut``: the answer breaks
-    off after *after* bytes of its body. ``stall``: likewise, but the connection stays open and silent. ``lose``: the server does what it is
-    asked, and its answer is lost. ``ignore-range``: the server does not see the Range header.
+    off after *after* bytes of its body. ``stall``: likewise, but the connection stays open and silent. ``lose``: the
+    server does what it is asked, and its answer is lost.
     """
 
-    kind: Literal["answer", "cut", "stall", "lose", "ignore-range"]
+    kind: Literal["answer", "cut", "stall", "lose"]
     method: str
     having: str = ""
     times: int = 1
@@ -87,12 +87,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.kind == "answer":
             self._send(fault.status, {**fault.headers, "Content-Length": str(len(fault.body))}, fault.body)
             return
-        headers = dict(self.headers.items())
-        if fault is not None and fault.kind == "ignore-range":
-            headers.pop("Range")
         connection = http.client.HTTPConnection("127.0.0.1", self.upstream, timeout=60)
         try:
-            connection.request(self.command, self.path, body=body or None, headers=headers)
+            connection.request(self.command, self.path, body=body or None, headers=dict(self.headers.items()))
             answer = connection.getresponse()
             kept = {name: value for name, value in answer.getheaders() if name.lower() not in _HOP}
             content = answer.read()

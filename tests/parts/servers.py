@@ -23,7 +23,7 @@ import pytest
 from attrs import frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 REGION = "us-east-1"
 BUCKET = "models"
@@ -153,13 +153,13 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
 
 
 @contextmanager
-def rclone(folder: Path) -> Iterator[S3Server]:
+def rclone(folder: Path, *, options: Iterable[str] = ()) -> Iterator[S3Server]:
     """A second dialect of S3, which silently ignores conditions: the store that must be detected."""
     (folder / "data" / BUCKET).mkdir(parents=True)
     (port,) = free_ports(1)
     address, credentials = f"127.0.0.1:{port}", ",".join(ADMIN)
     command = [program("rclone"), "serve", "s3", "data", "--addr", address, "--auth-key", credentials]
-    with serving([*command, "--config", os.devnull], port=port, folder=folder) as server:
+    with serving([*command, "--config", os.devnull, *options], port=port, folder=folder) as server:
         yield server
 
 
