@@ -202,7 +202,7 @@ def _lines(text: str) -> dict[tuple[str, ...], int]:
     seen: Counter[str] = Counter()
     prefix: tuple[str, ...] = ()
     statement, first = "", 1
-    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         first = first if statement else number
         statement += f"{line}\n"
         try:
