@@ -70,11 +70,10 @@ class LoopbackHub:
     ) -> None:
         self.faults: list[Fault] = list(faults)
         self._scheme = "http" if tls is None else "https"
-        self._cdn = cdn
         self._seen: list[Seen] = []
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._servers = {name: _Server(name, self, tls) for name in (HUB, CDN)}
+        self._servers = {name: _Server(name, self, tls) for name in ((HUB, CDN) if cdn else (HUB,))}
         self._routes = Routes(
             url=f"{self._address(_LOOPBACK, HUB)}{prefix}",
             prefix=prefix,
@@ -189,7 +188,7 @@ class _Server(ThreadingHTTPServer):
         self.hub = hub
         self._tls = tls
         self._open: set[socket.socket] = set()
-        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
     def start(self) -> None:
         self._thread.start()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attrs import define, field, frozen
 
-from ci_modelcache.model.digest import Digest, Fingerprinter
+from ci_modelcache.model.digest import Digest
 from ci_modelcache.model.git import pointer_oid, tree_oid
 from ci_modelcache.model.ref import ModelRef, RepoType
 
@@ -42,13 +42,15 @@ class StoredFile:
     def of(cls, path: str, source: bytes | Path) -> StoredFile:
         """Read *source* once, to name it."""
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        hasher = Fingerprinter(size, git=True)
-        for piece in _pieces(source, 0, size):
-            hasher.update(piece)
-        seen = hasher.finish()
         lfs = size > LFS_SIZE or path.endswith(LFS_SUFFIXES)
-        oid = pointer_oid(seen.sha256, size) if lfs else str(seen.git_oid)
-        return cls(path, size, seen.sha256, lfs, oid, source)
+        sha256 = hashlib.sha256()
+        blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        for piece in _pieces(source, 0, size):
+            sha256.update(piece)
+            if not lfs:
+                blob.update(piece)
+        digest = Digest(sha256.hexdigest())
+        return cls(path, size, digest, lfs, pointer_oid(digest, size) if lfs else blob.hexdigest(), source)
 
     @property
     def etag(self) -> str:

@@ -6,7 +6,7 @@ import ssl
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from attrs import frozen
@@ -255,8 +255,6 @@ def _redirect(session: requests.Session, response: requests.Response, doing: str
             return None
         target = urljoin(response.url, requests.utils.requote_uri(location))
         here, there = Origin.of(response.url), Origin.of(target)
-        # No user and password from a stranger's Location: they would go into messages and to a proxy.
-        target = urlunsplit(urlsplit(target)._replace(netloc=there.authority))
     except (ValueError, requests.exceptions.InvalidURL) as error:
         msg = f"{doing}: a redirect that leads nowhere: {redact(str(error))}"
         raise IntegrityError(msg) from error
