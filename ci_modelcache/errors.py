@@ -43,7 +43,7 @@ class ModelCacheError(Exception):
     """
     The root: *message* says what happened, *hint* what the user can do next.
 
-    Neither may hold a secret: URLs go through `sources.redact` before they come here.
+    Neither may hold a secret: text from outside goes through `model.redact` before it comes here.
     """
 
     exit_code: ClassVar[int] = 1

@@ -60,9 +60,9 @@ def demonstrate(model: Path, folder: Path, *, step: Step) -> DemoReport:
     """
     limited = TooManyRequests(retry_after="1", when=api, times=1)
     cut = Cut(after=int((model / WEIGHTS).stat().st_size * CUT_AT), reset=True, when=naming(WEIGHTS), times=1)
-    with LoopbackHub(cdn=False, faults=[limited, cut]) as hub:
+    with LoopbackHub(cdn=False, faults=[limited, cut]) as hub, HttpSession() as session:
         hub.add_repo(REPO, {"main": model})
-        upstream = HubEndpoint(hub.url, session=HttpSession(), retry=step.retry)
+        upstream = HubEndpoint(hub.url, session=session, retry=step.retry)
         cache = ModelCache(DirectoryStore(folder / "store", create=True), retry=step.retry)
         cached = HubCacheLayout(folder / "huggingface", REPO, RepoType.MODEL)
         plain = PlainLayout(folder / "model")
