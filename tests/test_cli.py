@@ -478,6 +478,21 @@ def test_one_model_goes_into_the_folder_itself_and_several_below_it(run: Any, tm
 
 
 @pytest.mark.usefixtures("hub")
+def test_the_only_model_of_a_project_goes_where_it_will_stay_when_a_second_one_comes(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "work/modelcache.toml").write_text('[[models]]\nrepo = "org/other"\n')
+    assert run("restore --to models").out == f"{tmp_path}/work/models/org/other\n"
+
+
+def test_the_store_is_believed_about_a_branch_for_as_long_as_was_said(run: Any, hub: LoopbackHub) -> None:
+    run("restore org/name")
+    hub.forget()
+    run("restore org/name --to a")
+    assert hub.requests() == []
+    run("restore org/name --to b --revision-ttl 0")
+    assert len(hub.requests()) == 1
+
+
+@pytest.mark.usefixtures("hub")
 def test_two_models_are_not_put_into_one_folder(run: Any) -> None:
     outcome = run("restore org/name@main org/name@v2 --to one")
     assert outcome.code == 2
