@@ -352,3 +352,11 @@ def test_a_file_can_be_parted_from_its_other_names(scene: Scene) -> None:
     assert again.place(link=False) is Placed.COPY
     assert scene.source.stat().st_nlink == 1
     assert Path(scene.source).read_bytes() == DATA
+
+
+@pytest.mark.usefixtures("no_clones")
+def test_several_may_link_one_source_at_once(scene: Scene) -> None:
+    """Each holds the lock that spares its staged name; none may shut the others out."""
+    with scene.source.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        assert scene.place() is Placed.HARDLINK

@@ -167,7 +167,7 @@ def test_a_disk_that_counts_in_seconds_gets_receipts_late(database: Path, file: 
     seen = os.stat_result(tuple(file.stat()), nanoseconds)
     for later, status in ((1.0, False), (3.0, True)):
         with closing(Receipts(database)) as receipts:
-            receipts.note(file, SHA256, seen, seen, began=LONG_AGO + later)
+            receipts.note(file, SHA256, seen, began=LONG_AGO + later)
             assert receipts.fits(seen, EXPECTED) is status
 
 

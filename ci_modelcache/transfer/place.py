@@ -119,7 +119,7 @@ def _cloned(
                     written.seek(0)
                     found = fingerprint(written, expected)
                 expected.check(found, str(target))
-                receipts.note(source, found.sha256, before, after, began=began)
+                receipts.note(source, found.sha256, before, began=began)
     except OSError as error:
         if error.errno not in _CANNOT_CLONE:
             raise

@@ -85,17 +85,18 @@ class Receipts:
         except OSError as error:
             _log.debug("no receipt for %s: %s", path, error)
             return
-        self.note(path, sha256, seen, seen, began=-math.inf)
+        self.note(path, sha256, seen, began=-math.inf)
 
     def now(self) -> float:
         """The time to hand to `note`, in seconds since the epoch."""
         return self._clock()
 
-    def note(self, path: Path, sha256: Digest, before: os.stat_result, after: os.stat_result, *, began: float) -> None:
+    def note(self, path: Path, sha256: Digest, seen: os.stat_result, *, began: float) -> None:
         """
-        As `remember`, for a proof that *began* at that time and found the file in the states *before* and *after* it.
+        As `remember`, for a proof that *began* at that time, and just after the file was *seen* in this state.
 
-        The note is dropped when a change during the proof or after it might be invisible.
+        The note is dropped when a change during the proof or after it might be invisible. A visible one needs no care:
+        it has left the state that was seen, and no file comes back to a ctime.
         """
         # Case 1: mtime and ctime differ. The last change was one of metadata (a rename, a link), as after `land`. A
         #   write from now on sets both to one and the same tick of the clock, so it shows even within this tick.
@@ -104,11 +105,11 @@ class Receipts:
         # Disks that count in whole seconds are treated as case 2: in so long a tick a tool could put the mtime back.
         # Measured on Linux 6.18 (ext4, btrfs, tmpfs): a change after a stat always gets a ctime of its own, a
         #   change without one shares a tick of 4 ms; older kernels have the tick only.
-        racy = before.st_mtime_ns == before.st_ctime_ns or before.st_ctime_ns % 10**9 == 0
-        if racy and began * 10**9 - before.st_ctime_ns < _SETTLED:
+        racy = seen.st_mtime_ns == seen.st_ctime_ns or seen.st_ctime_ns % 10**9 == 0
+        if racy and began * 10**9 - seen.st_ctime_ns < _SETTLED:
             return
-        if stat.S_ISREG(before.st_mode) and (_inode(before), _state(before)) == (_inode(after), _state(after)):
-            self._remembered.keep_receipt(_inode(before), (*_state(before), sha256.hex), path)
+        if stat.S_ISREG(seen.st_mode):
+            self._remembered.keep_receipt(_inode(seen), (*_state(seen), sha256.hex), path)
 
     @contextmanager
     def carrying(self, path: Path, expected: Expected) -> Iterator[None]:
@@ -132,7 +133,7 @@ class Receipts:
             if carried and expected.sha256 is not None:
                 after = os.fstat(descriptor)
                 if _holds_lease(descriptor):
-                    self.note(path, expected.sha256, after, after, began=-math.inf)
+                    self.note(path, expected.sha256, after, began=-math.inf)
         finally:
             os.close(descriptor)
 
@@ -166,8 +167,8 @@ class Forgetful(Receipts):
         del seen, expected
         return False
 
-    def note(self, path: Path, sha256: Digest, before: os.stat_result, after: os.stat_result, *, began: float) -> None:
-        del path, sha256, before, after, began
+    def note(self, path: Path, sha256: Digest, seen: os.stat_result, *, began: float) -> None:
+        del path, sha256, seen, began
 
     @contextmanager
     def carrying(self, path: Path, expected: Expected) -> Iterator[None]:
@@ -256,7 +257,7 @@ def _check_open(descriptor: int, path: Path, expected: Expected, receipts: Recei
     for promised, computed in ((expected.sha256, found.sha256), (expected.git_oid, found.git_oid)):
         if promised is not None and promised != computed:
             return FileState("different", "digest", str(promised), str(computed))
-    receipts.note(path, found.sha256, seen, os.fstat(descriptor), began=began)
+    receipts.note(path, found.sha256, seen, began=began)
     return FileState("verified")
 
 
