@@ -9,7 +9,6 @@ from ci_modelcache.cache.publication import Publication
 from ci_modelcache.errors import AccessDenied, IntegrityError, Unavailable
 from ci_modelcache.model.digest import Expected, verified
 from ci_modelcache.transfer.parallel import for_each
-from ci_modelcache.transfer.progress import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from ci_modelcache.cache.modelcache import ModelCache
     from ci_modelcache.model.digest import Fingerprint
     from ci_modelcache.model.manifest import FileEntry, Manifest
-    from ci_modelcache.verbs.step import Step
+    from ci_modelcache.verbs.step import Count, Step
 
 _PIECE = 1 << 20
 """Bytes read from a file at a time."""
@@ -74,9 +73,12 @@ def publish(
             step.progress.advance(file.size)
             return
         path = contents[file.path]
-        chunks = counted(read_file(path), step.progress)
+
+        def send(count: Count) -> None:
+            publication.put_blob(file.expected, file.sha256, count(read_file(path)), what=str(path))
+
         try:
-            publication.put_blob(file.expected, file.sha256, chunks, what=str(path))
+            step.attempt(send)
         except IntegrityError as error:
             error.hint = error.hint or CHANGING
             raise

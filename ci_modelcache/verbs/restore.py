@@ -250,7 +250,15 @@ def _stored(wanted: _Wanted, route: Route) -> Manifest:
             if not all(is_stored(listed_of(file), route.cache) for file in locked.files):
                 raise
         return locked
-    return route.cache.manifest(wanted.snapshot)
+    try:
+        return route.cache.manifest(wanted.snapshot)
+    except SnapshotNotFound:
+        if wanted.is_full:
+            raise
+    # Whoever holds the whole holds every part of it.
+    part = route.cache.manifest(evolve(wanted.snapshot, selection=ALL)).part(wanted.selection)
+    selected(map(listed_of, part.files), wanted.selection, wanted.ref)
+    return part
 
 
 def _fetched(wanted: _Wanted, files: tuple[ListedFile, ...], route: Route) -> _Done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -43,27 +44,26 @@ class Step:
         return self.retry.deadline
 
     def receive(self, take: Callable[[Count], T], *, doing: str) -> T:
+        """As `attempt`; wrong bytes are received once more from the start (`once_more`)."""
+        return once_more(partial(self.attempt, take), doing=doing)
+
+    def attempt(self, take: Callable[[Count], T]) -> T:
         """
-        The result of *take*, which passes the bytes that it receives through the function that it is given.
+        The result of *take*, which passes the bytes that it moves through the function that it is given.
 
-        Wrong bytes are received once more from the start (`once_more`). Bytes of an attempt that fails are taken back
-        from the progress: only what was proven counts as done.
+        When it fails, they are taken back from the progress: only what was proven counts as done.
         """
+        done = 0
 
-        def attempt() -> T:
-            done = 0
+        def count(chunks: Iterable[bytes]) -> Iterator[bytes]:
+            nonlocal done
+            for chunk in chunks:
+                done += len(chunk)
+                self.progress.advance(len(chunk))
+                yield chunk
 
-            def count(chunks: Iterable[bytes]) -> Iterator[bytes]:
-                nonlocal done
-                for chunk in chunks:
-                    done += len(chunk)
-                    self.progress.advance(len(chunk))
-                    yield chunk
-
-            try:
-                return take(count)
-            except BaseException:
-                self.progress.advance(-done)
-                raise
-
-        return once_more(attempt, doing=doing)
+        try:
+            return take(count)
+        except BaseException:
+            self.progress.advance(-done)
+            raise
