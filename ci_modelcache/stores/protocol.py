@@ -41,6 +41,7 @@ class Store(Protocol):
 
         `ObjectNotFound` and `AccessDenied` are raised on entry. While iterating, a connection that breaks raises
         `Unavailable`; an iterator that ends early without an error is possible too, so a reader counts.
+        A range that begins at the end of the object or after it is empty.
         """
 
     def write(self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False) -> None:

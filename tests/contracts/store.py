@@ -292,6 +292,13 @@ class StoreContract:
             store.write("new", [content(size + difference)], size=size)
         assert keys(store, "") == []
 
+    @pytest.mark.parametrize("size", [10, PART + 10])
+    def test_a_source_that_does_not_stop_is_not_listened_to(self, store: Store, size: int) -> None:
+        too_much = itertools.chain(itertools.repeat(content(MIB), 40), breaking([], Broken("read to its end")))
+        with pytest.raises(SizeMismatch):
+            store.write("new", too_much, size=size)
+        assert keys(store, "") == []
+
     def test_a_reader_sees_the_old_or_the_new_object_and_never_a_mixture(self, store: Store) -> None:
         values = [bytes([number]) * 200_000 for number in range(4)]
         put(store, "contended", values[0])
