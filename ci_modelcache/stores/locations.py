@@ -48,8 +48,7 @@ def open_store(
         raise ConfigError(msg, hint=_SUPPORTED)
     bucket, prefix = _bucket(url)
     _refuse_secrets(endpoint_url or "", "endpoint")
-    # Half a second of imports that only S3 needs.
-    from ci_modelcache.stores.s3 import S3Store  # noqa: PLC0415
+    from ci_modelcache.stores.s3 import S3Store  # noqa: PLC0415  # half a second of imports that only S3 needs
 
     return S3Store(bucket, prefix, endpoint_url=endpoint_url, region=region, ca_bundle=ca_bundle, retry=retry)
 
