@@ -18,6 +18,7 @@ from ci_modelcache.model import manifest as manifest_module
 from ci_modelcache.model.digest import LEAF_SIZE, Digest, Expected
 from ci_modelcache.model.manifest import MAX_FILES, MAX_SIZE, FileEntry, Manifest
 from ci_modelcache.model.ref import ModelRef, RepoType, SnapshotId
+from ci_modelcache.model.selection import Selection
 from tests.parts.golden import BIG, COMMIT, GOLDEN, leaves_by_hand, manifest_by_hand, output, write_snapshot
 
 if TYPE_CHECKING:
@@ -247,3 +248,25 @@ def test_an_entry_knows_its_promise_and_the_etag_of_the_hub() -> None:
 def test_a_manifest_names_its_snapshot() -> None:
     assert snapshot().id == SnapshotId("huggingface.co", RepoType.MODEL, "org/name", COMMIT, "all")
     assert ModelRef("org/name", COMMIT).is_pinned
+
+
+def test_a_part_of_a_full_manifest_is_what_fetching_the_part_alone_would_make() -> None:
+    full = Manifest(
+        "huggingface.co",
+        RepoType.MODEL,
+        "org/name",
+        "a" * 40,
+        "all",
+        tuple(
+            FileEntry(
+                path, 3, Digest.of(b"abc"), "f2ba8f84ab5c1bce84a7b441cb1959cfc7093b7f", lfs=False, executable=False
+            )
+            for path in ("config.json", "model.bin", "onnx/config.json")
+        ),
+    )
+    selection = Selection(include=("*.json",), exclude=("onnx/",))
+
+    part = full.part(selection)
+
+    assert [file.path for file in part.files] == ["config.json"]
+    assert part.id == SnapshotId("huggingface.co", RepoType.MODEL, "org/name", "a" * 40, selection.id)

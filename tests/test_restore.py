@@ -263,6 +263,16 @@ def test_a_selection_is_its_own_snapshot_and_says_of_itself_that_it_is_not_all(b
     assert sorted(tree["files"]) == sorted(TINY)
 
 
+def test_a_part_of_a_snapshot_that_is_stored_in_full_is_a_hit_without_the_hub(bench: Bench) -> None:
+    bench.restore(layout=bench.plain("full"))
+    bench.hub.forget()
+    some = Selection(include=("*.json",))
+    report = bench.restore(layout=bench.plain("part"), selection=some)
+    assert (report.result, report.selection, report.files) == ("hit", some.id, 1)
+    assert files_in(bench.plain("part").root) == {"config.json": TINY["config.json"]}
+    assert bench.hub.requests() == []
+
+
 def test_a_selection_of_nothing_is_a_miss_that_says_why(bench: Bench) -> None:
     with pytest.raises(FileNotFound, match="--include"):
         bench.restore(selection=Selection(include=("*.gguf",)))

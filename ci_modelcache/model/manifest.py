@@ -22,6 +22,8 @@ from ci_modelcache.model.ref import ModelRef, RepoType, SnapshotId
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ci_modelcache.model.selection import Selection
+
 FORMAT = 1
 FEATURES: frozenset[str] = frozenset()
 """The required features that this version can read."""
@@ -118,6 +120,11 @@ class Manifest:
     def set_digest(self) -> Digest:
         """The digest of the content alone: the ``digest`` output, good as a build argument or cache key."""
         return set_digest((file.path, file.sha256) for file in self.files)
+
+    def part(self, selection: Selection) -> Manifest:
+        """The manifest of the files that *selection* selects of this full snapshot, as fetching them alone would make it."""
+        chosen = (file for file in self.files if selection.selects(file.path))
+        return Manifest(self.host, self.type, self.repo, self.commit, selection.id, tuple(chosen))
 
     def to_json(self) -> bytes:
         """The canonical bytes; their SHA-256 is the manifest's name."""
