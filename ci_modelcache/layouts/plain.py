@@ -128,9 +128,8 @@ class PlainLayout:
         """Remove *folder* and those above it, up to the root, as far as they are empty."""
         while folder != self.root:
             try:
-                folder.rmdir()
-            except FileNotFoundError:
-                pass
+                with suppress(FileNotFoundError):
+                    folder.rmdir()
             except OSError:  # not empty
                 break
             folder = folder.parent

@@ -48,4 +48,5 @@ def _wait(lock: filelock.BaseFileLock, name: str, deadline: Deadline) -> None:
     try:
         lock.acquire(timeout=-1 if math.isinf(seconds) else seconds, poll_interval=0.1)
     except filelock.Timeout:
-        raise deadline.exceeded(f"waiting for another process that works on {name}") from None
+        doing = f"waiting for another process that works on {name}"
+        raise deadline.exceeded(doing) from None

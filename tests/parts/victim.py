@@ -18,23 +18,23 @@ from types import BuiltinFunctionType, FrameType
 from typing import Any
 
 # Everything that a command imports later, so that a child starts in milliseconds.
-import boto3  # noqa: F401
-import cattrs  # noqa: F401
-import filelock  # noqa: F401
-import requests  # noqa: F401
-import rich.progress  # noqa: F401
-import tenacity  # noqa: F401
+import boto3  # noqa: F401  # loaded for the children
+import cattrs  # noqa: F401  # loaded for the children
+import filelock  # noqa: F401  # loaded for the children
+import requests  # noqa: F401  # loaded for the children
+import rich.progress  # noqa: F401  # loaded for the children
+import tenacity  # noqa: F401  # loaded for the children
 
 import ci_modelcache.cli.fetch
 import ci_modelcache.cli.restore
-import ci_modelcache.cli.save  # noqa: F401
+import ci_modelcache.cli.save  # noqa: F401  # loaded for the children
 from ci_modelcache.cli.main import main
 
 COUNTED = {
     "chmod", "close", "execute", "fchmod", "flock", "flush", "fsync", "ftruncate", "ioctl", "link", "mkdir", "open",
     "read", "recv_into", "remove", "rename", "replace", "rmdir", "send", "sendall", "stat", "symlink", "truncate", "unlink",
     "update", "utime", "write",
-}  # fmt: skip
+}  # fmt: skip  # a list of words
 
 
 def run(argv: list[str], kill_at: int, report: int) -> None:
