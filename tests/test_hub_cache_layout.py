@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -16,6 +17,7 @@ from ci_modelcache.errors import (
     IntegrityError,
     InvalidRef,
     ManifestInvalid,
+    NoSpace,
     RevisionNotFound,
     SnapshotNotFound,
     UnsafePath,
@@ -400,3 +402,34 @@ def test_a_complete_cache_that_cannot_be_written_is_used_as_it_is(published: Hub
         assert published.publish(manifest_of(), MAIN, full=True) == published.snapshot_path(COMMIT)
         with pytest.raises(AccessDenied, match=r"cannot use .*Permission denied"):
             published.publish(manifest_of(), ModelRef(REPO, "new-branch"), full=True)
+
+
+def test_a_disk_without_symbolic_links_is_said_to_be_one(
+    layout: HubCacheLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAT and some network disks; a plain folder works there."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    fill(layout, manifest_of())
+    monkeypatch.setattr(os, "symlink", refuse)
+    with pytest.raises(ConfigError, match="has no symbolic links") as raised:
+        layout.publish(manifest_of(), MAIN, full=True)
+    assert raised.value.hint == "put the cache on another disk, or restore to a plain folder with --to"
+    assert not (layout.root / "refs").exists()
+
+
+def test_a_full_disk_is_no_reason_to_leave_a_listing_out(
+    layout: HubCacheLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a cache that may not be written is used as it is."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    fill(layout, manifest_of())
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(NoSpace):
+        layout.publish(manifest_of(), MAIN, full=True)
+    assert not (layout.root / "refs").exists()

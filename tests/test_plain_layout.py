@@ -309,6 +309,15 @@ def test_pruning_removes_the_files_then_the_folders_that_are_empty_without_them(
     assert (tmp_path / "outside/file").exists()
 
 
+def test_pruning_again_what_somebody_else_has_pruned_is_fine(published: PlainLayout, root: Path) -> None:
+    (root / "a/b").mkdir(parents=True)
+    (root / "a/b/c.txt").write_bytes(b"")
+    extra = published.extra(manifest_of())
+    published.prune(extra)
+    published.prune(extra)
+    assert files_below(root) == CONTENTS
+
+
 def test_pruning_an_empty_snapshot_leaves_the_root(layout: PlainLayout, root: Path) -> None:
     layout.publish(manifest_of({}), MAIN, full=True)
     (root / "left").write_bytes(b"")

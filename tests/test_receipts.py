@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci_modelcache.errors import AccessDenied, ObjectNotFound
+from ci_modelcache.errors import AccessDenied, ObjectNotFound, Unavailable
 from ci_modelcache.model.digest import Digest, Expected
 from ci_modelcache.transfer import receipts as receipts_module
 from ci_modelcache.transfer.land import land
@@ -26,7 +28,10 @@ from tests.parts.users import unprivileged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from io import FileIO
     from pathlib import Path
+
+    from ci_modelcache.model.digest import Fingerprint
 
 DATA = b"weights" * 10_000
 SHA256 = Digest.of(DATA)
@@ -311,6 +316,45 @@ def test_a_file_that_may_not_be_read_is_neither_missing_nor_different(file: Path
     assert raised.value.hint == "run as the user who owns it, or change its permissions"
 
 
+def test_a_file_that_the_disk_cannot_deliver_is_neither_missing_nor_different(
+    file: Path, receipts: Receipts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dying disk is no reason to call the bytes wrong."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(receipts_module, "fingerprint", fail)
+    with pytest.raises(Unavailable, match=r"cannot read .*file: Input/output error") as raised:
+        check_file(file, EXPECTED, receipts)
+    assert raised.value.hint == "check the disk that it is on"
+
+
+def test_a_file_that_grows_while_it_is_hashed_is_different(
+    file: Path, receipts: Receipts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = receipts_module.fingerprint
+
+    def grow(opened: FileIO, expected: Expected) -> Fingerprint:
+        with file.open("ab") as more:
+            more.write(b"x")
+        return real(opened, expected)
+
+    monkeypatch.setattr(receipts_module, "fingerprint", grow)
+    assert check_file(file, EXPECTED, receipts) == FileState("different", "size", "70000", "70001")
+
+
+def test_a_file_that_is_not_there_has_no_receipt_and_gets_none(receipts: Receipts, tmp_path: Path) -> None:
+    """A socket has none either: only the bytes of regular files stay the same when nobody writes."""
+    absent, listening = tmp_path / "absent", tmp_path / "socket"
+    receipts.remember(absent, SHA256)
+    assert not receipts.proven(absent, EXPECTED)
+    with closing(socket.socket(socket.AF_UNIX)) as server:
+        server.bind(str(os.path.relpath(listening)))
+        receipts.remember(listening, SHA256)
+        assert check_file(listening, EXPECTED, receipts).actual == "a socket"
+
+
 # The database
 
 
@@ -372,6 +416,18 @@ def test_a_damaged_database_is_set_aside_and_begun_anew(
     assert record.levelno == logging.WARNING
     assert "is damaged" in record.message
     assert "set aside, files are hashed anew" in record.message
+
+
+def test_a_damaged_database_that_cannot_be_set_aside_is_left_alone(
+    proven: Path, database: Path, receipts: Receipts, caplog: pytest.LogCaptureFixture
+) -> None:
+    receipts.close()
+    broken(database)
+    with unprivileged(database.parent), closing(Receipts(database)) as fresh:
+        assert check_file(proven, EXPECTED, fresh).status == "verified"
+        assert check_file(proven, EXPECTED, fresh).status == "verified"
+    assert "nothing is remembered" in caplog.records[-1].message
+    assert len(caplog.records) == 2
 
 
 def a_folder(database: Path) -> None:
