@@ -167,7 +167,7 @@ def test_offline_is_offline(bench: Bench, layout: Layout) -> None:
 
 
 def test_fail_on_miss_fetches_nothing(placed: Bench) -> None:
-    with pytest.raises(SnapshotNotFound, match="a miss is to fail") as caught:
+    with pytest.raises(SnapshotNotFound, match="--fail-on-miss is set") as caught:
         placed.restore(fail_on_miss=True)
     assert caught.value.exit_code == 10
     assert placed.hub.sent == 0

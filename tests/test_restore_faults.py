@@ -323,6 +323,7 @@ def test_a_wrong_blob_that_nobody_may_replace_is_corruption_and_a_missing_one_a_
     fails(placed, DigestMismatch, 13, fail_on_miss=True)
     placed.blob(WEIGHTS).unlink()
     error = fails(placed, SnapshotNotFound, 10, upstream=placed.offline, locks=locks)
+    assert error.message.startswith(f"{MODEL} of {REPO}@")
     assert "holds no object" in "\n".join(error.__notes__)
     assert "ci-modelcache fetch" in str(error.hint)
     fails(placed, SnapshotNotFound, 10, fail_on_miss=True)

@@ -20,8 +20,8 @@ class Offline:
         self.host = host
         self._why = why
 
-    def _miss(self, ref: ModelRef) -> NoReturn:
-        msg = f"{ref} is not in the store, and {self.host} may not be asked: {self._why}"
+    def _miss(self, ref: ModelRef, *, part: str = "") -> NoReturn:
+        msg = f"{part}{ref} is not in the store, and {self.host} may not be asked: {self._why}"
         raise SnapshotNotFound(
             msg, hint="fetch it first where the network may be used: ci-modelcache fetch " + str(ref)
         )
@@ -39,4 +39,4 @@ class Offline:
         self._miss(ref)
 
     def open(self, ref: ModelRef, commit: str, file: ListedFile, *, start: int = 0) -> NoReturn:  # noqa: ARG002  # the protocol's
-        self._miss(ref.at(commit))
+        self._miss(ref.at(commit), part=f"{file.path} of ")

@@ -149,7 +149,7 @@ def restore(
     ):
         sweep(layout.staging)
         wanted = _wanted(ref, layout, receipts, cache=cache, upstream=upstream, options=options)
-        source = Offline(upstream.host, why="a miss is to fail") if options.fail_on_miss else upstream
+        source = Offline(upstream.host, why="--fail-on-miss is set") if options.fail_on_miss else upstream
         route = Route(ref.at(wanted.snapshot.commit), layout, cache, source, receipts, step, options.save)
         done = _restore(wanted, route)
         extra = layout.extra(done.manifest)  # noqa: S610  # a layout, not Django
