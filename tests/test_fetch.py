@@ -8,10 +8,13 @@ import pytest
 
 from ci_modelcache.errors import AccessDenied, DigestMismatch, FileNotFound, SnapshotNotFound, Unavailable
 from ci_modelcache.model.digest import LEAF_SIZE, Digest, Fingerprinter
+from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.model.selection import Selection
+from ci_modelcache.verbs.fetch import fetch
 from tests.parts.hub import TINY, WEIGHTS
 from tests.parts.hub_faults import Flipped, Status, api, naming
 from tests.parts.stores import Failing, touching
+from tests.parts.users import unprivileged
 from tests.parts.verbs import REPO, Bench, files_in, flipped, pinned, swap
 
 SIZE = sum(map(len, TINY.values()))
@@ -151,3 +154,12 @@ def test_a_small_file_too_large_for_memory_goes_by_the_state_folder_and_leaves_n
     bench.ledger.check()
     assert [path for path in (bench.folder / "state").rglob("*") if path.is_file()] == []
     assert files_in_offline(bench) == {"vocab.txt": large}
+
+
+def test_a_state_folder_that_may_not_be_written_is_told_with_the_way_out(bench: Bench) -> None:
+    (bench.folder / "locked").mkdir()
+    step = bench.step(state="locked/state")
+    with unprivileged(bench.folder / "locked"), pytest.raises(AccessDenied, match="state folder") as caught:
+        fetch(ModelRef(REPO), selection=Selection(), cache=bench.cache(), upstream=bench.upstream(), step=step)
+    assert "CI_MODELCACHE_STATE" in str(caught.value.hint)
+    bench.ledger.check(complete=False)

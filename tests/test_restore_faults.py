@@ -60,7 +60,7 @@ from tests.parts.hub_faults import (
 from tests.parts.servers import BUCKET, REGION, login
 from tests.parts.stores import Failing, touching
 from tests.parts.users import unprivileged
-from tests.parts.verbs import REPO, SECRET, STAGED, Meanwhile, files_in, flipped, pinned, spoil, swap
+from tests.parts.verbs import REPO, SECRET, STAGED, Meanwhile, files_in, flipped, pinned, spoil, swap, write_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -595,6 +595,14 @@ def test_a_destination_that_may_not_be_written_is_a_refusal(placed: Bench) -> No
     with unprivileged(target), pytest.raises(AccessDenied, match="owned-by-others") as caught:
         placed.restore(layout=PlainLayout(target / "model"))
     assert caught.value.hint is not None
+
+
+def test_what_a_killed_run_was_writing_is_removed_even_when_this_one_fails(bench: Bench) -> None:
+    for layout in (bench.plain(), bench.hub_cache()):
+        write_files(layout.staging, {f"{STAGED}old": b"half a file"})
+        with pytest.raises(SnapshotNotFound):
+            bench.restore(layout=layout, upstream=bench.offline)
+        assert list(layout.staging.iterdir()) == []
 
 
 def test_a_state_folder_that_cannot_be_made_costs_time_alone(placed: Bench) -> None:

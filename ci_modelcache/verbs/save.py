@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from ci_modelcache.cache.records import SAVED
-from ci_modelcache.errors import ConfigError, SizeMismatch, UnsafePath
+from ci_modelcache.errors import ConfigError, IntegrityError, SizeMismatch, UnsafePath
 from ci_modelcache.layouts.inside import explaining_denial
 from ci_modelcache.model.digest import Fingerprint, Fingerprinter
 from ci_modelcache.model.git import pointer_oid, tree_oid
@@ -23,7 +23,7 @@ from ci_modelcache.verbs.initialise import initialise
 from ci_modelcache.verbs.publish import CHANGING, publish, read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ci_modelcache.cache.modelcache import ModelCache
     from ci_modelcache.model.ref import ModelRef
@@ -72,8 +72,9 @@ def save(
         msg = f"nothing to save in {directory}"
         raise ConfigError(msg, hint="give the directory that holds the model's files; see also --include and --exclude")
     check_paths(contents)
-    seen = _fingerprints(list(contents.items()), step=step)
-    entries = [_entry(path, contents[path], seen[path]) for path in sorted(contents)]
+    states = {path: _state(file) for path, file in contents.items()}
+    seen = _fingerprints(list(contents.items()), states, step=step)
+    entries = [_entry(path, states[path], seen[path]) for path in sorted(contents)]
     commit = tree_oid({entry.path: (entry.git_oid, entry.executable) for entry in entries})
     manifest = Manifest(host, ref.type, ref.repo, commit, ALL, tuple(entries))
     initialise(cache)
@@ -145,13 +146,22 @@ def _regular(path: Path, root: Path) -> Path:
     return real
 
 
-def _fingerprints(contents: Sequence[tuple[str, Path]], *, step: Step) -> dict[str, Fingerprint]:
+def _state(file: Path) -> os.stat_result:
+    try:
+        return file.stat()
+    except FileNotFoundError as error:
+        msg = f"{file} vanished before it was read"
+        raise IntegrityError(msg, hint=CHANGING) from error
+
+
+def _fingerprints(
+    contents: Sequence[tuple[str, Path]], states: Mapping[str, os.stat_result], *, step: Step
+) -> dict[str, Fingerprint]:
     seen: dict[str, Fingerprint] = {}
-    sizes = {path: file.stat().st_size for path, file in contents}
 
     def hash_one(item: tuple[str, Path]) -> None:
         path, file = item
-        size = sizes[path]
+        size = states[path].st_size
         hasher = Fingerprinter(size, git=size <= LFS_OVER)
         for chunk in read_file(file):
             hasher.update(chunk)
@@ -162,7 +172,7 @@ def _fingerprints(contents: Sequence[tuple[str, Path]], *, step: Step) -> dict[s
             raise SizeMismatch(str(file), expected=size, actual=hasher.seen, hint=CHANGING)
         seen[path] = hasher.finish()
 
-    step.progress.start("hashing", sum(sizes.values()))
+    step.progress.start("hashing", sum(state.st_size for state in states.values()))
     try:
         for_each(contents, hash_one, workers=step.workers, deadline=step.deadline, doing="hashing")
     finally:
@@ -170,7 +180,7 @@ def _fingerprints(contents: Sequence[tuple[str, Path]], *, step: Step) -> dict[s
     return seen
 
 
-def _entry(path: str, file: Path, seen: Fingerprint) -> FileEntry:
+def _entry(path: str, state: os.stat_result, seen: Fingerprint) -> FileEntry:
     oid = seen.git_oid or pointer_oid(seen.sha256, seen.size)
-    executable = bool(file.stat().st_mode & stat.S_IXUSR)
+    executable = bool(state.st_mode & stat.S_IXUSR)
     return FileEntry(path, seen.size, seen.sha256, oid, seen.git_oid is None, executable, seen.leaves)
