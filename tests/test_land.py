@@ -444,3 +444,4 @@ def test_another_failure_to_lock_is_a_failure(target: Path, monkeypatch: pytest.
     with pytest.raises(OSError, match="Input/output error"):
         land([NEW], target, expected(NEW))
     assert target.read_bytes() == OLD
+    assert names(target.parent) == ["model.bin"]

@@ -70,6 +70,8 @@ def _stage(folder: Path) -> tuple[int, str]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
+                os.close(descriptor)
+                os.unlink(name)  # noqa: PTH108  # *name* is a string from mkstemp
                 raise
         if os.fstat(descriptor).st_nlink:
             return descriptor, name

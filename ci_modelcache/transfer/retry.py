@@ -25,9 +25,9 @@ LONGEST_PAUSE = 600.0
 
 
 def _asked_for(error: Unavailable) -> float:
-    """Seconds that the other side asked us to wait; 0 when it did not, or asked for nonsense."""
+    """Seconds that the other side asked us to wait; 0 when it did not, or asked for no number."""
     asked = error.retry_after if isinstance(error, RateLimited) else None
-    return 0.0 if asked is None or math.isnan(asked) else max(0.0, asked)
+    return 0.0 if asked is None or math.isnan(asked) else asked
 
 
 @frozen
