@@ -67,7 +67,8 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if name not in COMMANDS and not name.startswith("-"):
+        # At TAB click parses resiliently: a message would be written into the prompt.
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             near = difflib.get_close_matches(name, COMMANDS, n=1)
             guess = f"; did you mean {near[0]}?" if near else ""
             msg = f"there is no command {name}{guess}"

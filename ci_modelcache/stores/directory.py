@@ -158,7 +158,7 @@ class DirectoryStore:
             mode = self.root.stat().st_mode
         except (FileNotFoundError, NotADirectoryError) as error:
             msg = f"there is no folder {self.url}"
-            hint = "check the path, and that its disk is mounted; ci-modelcache init makes a new store"
+            hint = "check the path, and that its disk is mounted; ci-modelcache fetch and save make a new folder"
             raise BucketMissing(msg, hint=hint) from error
         if not stat.S_ISDIR(mode):
             msg = f"{self.url} is no folder"

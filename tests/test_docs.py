@@ -1,0 +1,457 @@
+"""The documents tell the truth: what they show runs, what they name exists, and what they list is complete."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from attrs import frozen
+
+from ci_modelcache import errors
+from ci_modelcache.cli.main import COMMANDS, commands, main
+from ci_modelcache.demo.hub import LoopbackHub
+from ci_modelcache.settings import PREFIX, SETTINGS
+from tests.parts.messages import Message, messages
+from tests.parts.reference import DOCUMENTS, FAILURE, FILE, RENEW, command_of, fields, renewed
+from tests.parts.servers import ADMIN, REGION, S3Server, login
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from tests.parts.reference import Shape
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+TROUBLES = (ROOT / "docs" / "troubleshooting.md").read_text()
+OURS = (
+    "README.md",
+    "CHANGELOG.md",
+    *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").glob("*.md"))),
+)
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+FILES = {"config.json": b'{"a": 1}', "model.safetensors": bytes(range(256)) * 4000, "onnx/model.onnx": b"onnx"}
+
+
+def _blocks(text: str, language: str) -> list[str]:
+    """The code blocks of *text* in that language, in their order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def _marked(name: str) -> str:
+    """The block of the README below the comment that names it, found as .ci/run finds it."""
+    found = re.search(rf"^<!-- command: {name} -->\n```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert found, f"README.md has no block directly below <!-- command: {name} -->"
+    return found[1]
+
+
+def _rows(text: str) -> list[list[str]]:
+    """The cells of every row of every table in *text*, without heads."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    tables = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    rules = [number for number, row in enumerate(tables) if set("".join(row)) == {"-"}]
+    return [row for number, row in enumerate(tables) if number not in rules and number + 1 not in rules]
+
+
+# --- the reference
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    text = FILE.read_text()
+    assert text == renewed(text), f"docs/reference.md is behind the code; renew it with: {RENEW}"
+
+
+def test_a_change_of_the_code_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command_of("restore").params[1], "help", "Something else.")
+    assert "Something else." in renewed(FILE.read_text())
+
+
+def test_the_reference_has_every_command_variable_and_class_of_failure() -> None:
+    text = FILE.read_text()
+    assert re.findall(r"^### (\S+)$", text, re.MULTILINE) == list(COMMANDS)
+    for setting in SETTINGS:
+        assert f"`{setting.variable}`" in text
+        for alias in (*setting.aliases, *setting.ambient):
+            assert alias.variable in text
+    for name, kind in vars(errors).items():
+        if isinstance(kind, type) and issubclass(kind, errors.ModelCacheError):
+            assert re.search(rf"^\| {kind.exit_code} \| [&nbsp;]*`{name}` \| \S", text, re.MULTILINE), name
+
+
+# --- JSON
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    with LoopbackHub() as hub:
+        for name in ("org/name", MINILM):
+            repository = hub.add_repo(name, {"main": FILES})
+            repository.tags["v1.0"] = repository.branches["main"]
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub
+
+
+@pytest.fixture
+def run_json(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], Any]:
+    """The JSON of a command line, in a project with a model, a lock and something stored, restored and saved."""
+    del hub
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "modelcache.toml").write_text('[[models]]\nrepo = "org/name"\n')
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "model.safetensors").write_bytes(bytes(3_000_000))
+
+    def run(line: str) -> Any:
+        capsys.readouterr()
+        main([*shlex.split(line), "--json"])
+        return json.loads(capsys.readouterr().out)
+
+    for line in ("restore org/name", "save trained me/mine@v1", "lock"):
+        assert "error" not in run(line)
+    return run
+
+
+LINES = {
+    "restore": "restore org/name --to model",
+    "fetch": "fetch org/name",
+    "save": "save trained me/mine@v2",
+    "lock": "lock --upgrade",
+    "lock --check": "lock --check",
+    "ls": "ls",
+    "info": "info org/name",
+    "path": "path org/name",
+    "verify": "verify",
+    "config": "config",
+    "doctor": "doctor",
+    "demo": "demo --model-dir trained",
+    "completion": "completion bash",
+}
+_TYPES = {str: "text", int: "number", float: "number", bool: "true or false", type(None): "null"}
+
+
+def _seen(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    """Path and type of everything inside of *value*, in the words of the reference."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield f"{at}{key}", _TYPES.get(type(inner), "list" if isinstance(inner, list) else "object")
+            yield from _seen(inner, f"{at}{key}.")
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _seen(inner, f"{at[:-1]}[].")
+
+
+_FREE = {"config": r"settings\.[^.]+", "info": r"provenance\.[^.]+", "demo": r"steps\[\]\.report\..+"}
+"""What has names that are not the format's, or is described elsewhere."""
+
+
+def _check(document: str, shape: Shape, value: object) -> set[str]:
+    """Compare *value* with the fields of *shape* and return those that it does not have."""
+    documented = {field.path: field.type for field in fields(document, shape)}
+    free = _FREE.get(document)
+    missing = set(documented)
+    for path, kind in _seen(value):
+        if document == "config":
+            path = re.sub(r"^settings\.[^.]+", "settings.<name>", path)  # noqa: PLW2901  # the same one by its general name
+        elif free is not None and re.fullmatch(free, path):
+            continue
+        assert path in documented, f"{document} has a field {path} that the reference lacks"
+        assert re.match(rf"(?:.* or )?{kind}|any of these", documented[path]), f"{path} is {kind}"
+        missing.discard(path)
+    return missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_json_of_every_command_has_the_fields_of_the_reference_and_no_others(
+    document: str, run_json: Callable[[str], Any]
+) -> None:
+    missing = _check(document, DOCUMENTS[document], run_json(LINES[document]))
+    # A healthy store has no problems whose fields could be seen; they are looked at in the next test.
+    assert missing == ({path for path in missing if path.startswith("problems[]")} if document == "verify" else set())
+
+
+def test_the_json_of_a_problem_and_of_a_failure_is_that_of_the_reference(run_json: Callable[[str], Any]) -> None:
+    for blob in Path(run_json("config")["settings"]["store"]["value"]).glob("blobs/sha256/*/*/*"):
+        blob.chmod(0o644)
+        blob.write_bytes(b"wrong")
+    report = run_json("verify")
+    assert report["problems"]
+    assert _check("verify", DOCUMENTS["verify"], report) == set()
+    assert _check("failure", FAILURE, run_json("info org/none")) == set()
+
+
+def test_every_command_has_its_json_in_the_reference() -> None:
+    assert {document.partition(" ")[0] for document in DOCUMENTS} == set(COMMANDS)
+    assert set(LINES) == set(DOCUMENTS)
+
+
+# --- what all documents name
+
+
+def _names_of_options() -> set[str]:
+    params = [*commands.params, *(param for name in COMMANDS for param in command_of(name).params)]
+    return {name for param in params for name in (*param.opts, *param.secondary_opts)} | {"--help", "-h"}
+
+
+def _of_other_programs(text: str) -> str:
+    """*text* without what is said to git, pip, aws, coreutils and the like."""
+    kept = [
+        line
+        for line in text.splitlines()
+        if not re.search(r"\.venv/bin/(?!ci-modelcache)|\b(?:sha256sum|aws s3|split|cut|shiv|pip) |^  --", line)
+    ]
+    return "\n".join(kept)
+
+
+@pytest.mark.parametrize("document", OURS)
+def test_every_flag_and_variable_that_a_document_names_exists(document: str) -> None:
+    text = _of_other_programs((ROOT / document).read_text())
+    flags = set(re.findall(r"(?<![\w<!-])--[a-z][a-z-]+\b", text))
+    assert flags <= _names_of_options()
+    assert set(re.findall(rf"{PREFIX}[A-Z_]*[A-Z]", text)) <= {setting.variable for setting in SETTINGS}
+
+
+@pytest.mark.parametrize("document", OURS)
+def test_every_command_that_a_document_shows_can_be_parsed(document: str) -> None:
+    text = (ROOT / document).read_text()
+    lines = [line for block in _blocks(text, "(?:sh|console)") for line in block.splitlines()]
+    lines += re.findall(r"`(ci-modelcache [a-z][^`]*)`", text)
+    for line in lines:
+        for called in re.findall(r"(?:^|[ (/])ci-modelcache ([a-z][^|>)#;…]*)", line):
+            name, *arguments = shlex.split(called)
+            assert name in COMMANDS, line
+            if arguments and "[OPTIONS]" not in arguments:
+                with command_of(name).make_context(name, arguments):
+                    pass
+
+
+def _anchors(path: Path) -> set[str]:
+    """The anchors that GitHub makes of headings, and those written out."""
+    text = path.read_text()
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    named = re.findall(r'<a id="([^"]+)">', text)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings} | set(named)
+
+
+@pytest.mark.parametrize("document", OURS)
+def test_every_link_to_a_file_leads_somewhere(document: str) -> None:
+    path = ROOT / document
+    for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+        if "://" not in target:
+            file, _, anchor = target.partition("#")
+            linked = path.parent / file if file else path
+            assert linked.is_file(), target
+            assert not anchor or anchor in _anchors(linked), target
+
+
+# --- the messages of the code
+
+
+def test_the_commands_and_flags_that_messages_name_exist() -> None:
+    options = _names_of_options()
+    for message in messages():
+        for name in re.findall(r"(?<![\w/`])ci-modelcache ([a-z]+)(?= |$|,|;)", message.text):
+            assert name in {*COMMANDS, "runs"}, message
+        for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![\w…-])", message.text):
+            assert flag in options or message.module == "demo/model.py", message  # pip's
+
+
+# --- troubleshooting
+
+
+@frozen
+class Trouble:
+    """A row of docs/troubleshooting.md."""
+
+    exit_code: str
+    message: str
+    cause: str
+    remedy: str
+
+
+TROUBLE = [Trouble(row[0], row[1].strip("`"), *row[2:]) for row in _rows(TROUBLES)]
+
+
+@pytest.mark.parametrize("trouble", TROUBLE, ids=lambda trouble: trouble.message)
+def test_a_message_is_explained_as_the_code_words_it_and_with_its_exit_code(trouble: Trouble) -> None:
+    found: list[Message] = [message for message in messages() if message.could_be(trouble.message)]
+    assert found, "no message of the code reads so"
+    codes = {str(code) for message in found for code in message.exit_codes}
+    assert trouble.exit_code in codes or (trouble.exit_code in {"-", "1"} and not codes), codes
+    assert trouble.cause
+    assert trouble.remedy
+
+
+def test_a_message_that_the_code_does_not_have_is_seen() -> None:
+    assert not [message for message in messages() if message.could_be("the deadline of … went by while …")]
+    assert not [message for message in messages() if message.could_be("… is not in this lock")]
+
+
+# --- the README: what it lists
+
+
+def test_the_readme_lists_every_command_and_no_other() -> None:
+    (section,) = re.findall(r"^## Commands\n(.*?)^\| exit code", README, re.MULTILINE | re.DOTALL)
+    listed = [name.split()[0] for row in _rows(section) for name in re.findall(r"`([^`]+)`", row[0])]
+    assert sorted(listed) == sorted(COMMANDS)
+
+
+def test_the_readme_lists_every_exit_code_and_no_other() -> None:
+    (section,) = re.findall(r"^\| exit code(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    listed = [int(row[0]) for row in _rows(section)]
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    known = {kind.exit_code for kind in kinds if issubclass(kind, errors.ModelCacheError)}
+    assert listed == sorted(known | {0})
+
+
+# --- the README: what it shows
+
+
+@pytest.mark.parametrize(("name", "last"), [("demo", "ci-modelcache demo"), ("test", "pytest")])
+def test_the_two_commands_are_one_line_that_needs_nothing_but_python(name: str, last: str) -> None:
+    """.ci/run runs them, word for word."""
+    (line,) = _marked(name).splitlines()
+    assert line.startswith("python3 -m venv .venv && .venv/bin/pip install ")
+    assert line.endswith(f"&& .venv/bin/{last}")
+    subprocess.run(["bash", "-n"], input=line, text=True, check=True)
+
+
+@pytest.fixture
+def reader(
+    hub: LoopbackHub, moto_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Mapping[str, str]:
+    """Somebody with a bucket called my-bucket, ci-modelcache on the path, and a Hub at the address of the real one."""
+    import boto3  # noqa: PLC0415  # slow, and not needed by most tests here
+
+    login(monkeypatch)
+    client = boto3.session.Session().client("s3", endpoint_url=moto_server.endpoint, region_name=REGION)
+    client.create_bucket(Bucket="my-bucket")
+    for each in client.list_objects_v2(Bucket="my-bucket").get("Contents", []):
+        client.delete_object(Bucket="my-bucket", Key=each["Key"])
+    client.close()
+    for folder in ("bin", ".venv/bin"):
+        program = tmp_path / folder / "ci-modelcache"
+        program.parent.mkdir(parents=True)
+        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m ci_modelcache "$@"\n')
+        program.chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "HF_ENDPOINT": hub.url,
+        "AWS_ACCESS_KEY_ID": ADMIN[0],
+        "AWS_REGION": REGION,
+        "AWS_ENDPOINT_URL_S3": moto_server.endpoint,
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def _run(command: list[str], environment: Mapping[str, str], cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def _snippets() -> list[str]:
+    found = [block for block in _blocks(README, "sh") if "ci-modelcache" in block and "pip install" not in block]
+    assert len(found) == 4, "the README has other snippets than this test knows"
+    return found
+
+
+def test_every_snippet_of_the_readme_runs_in_its_order(
+    reader: Mapping[str, str], hub: LoopbackHub, tmp_path: Path
+) -> None:
+    """As a reader does who copies one after the other into a shell, with the project file in between."""
+    alone, restoring, locking, saving = _snippets()
+    (project,) = _blocks(README, "toml")
+    shell = ["bash", "-euo", "pipefail", "-c"]
+    _run([*shell, alone], reader, tmp_path)
+    _run([*shell, restoring], reader, tmp_path)
+    assert (tmp_path / "model" / "config.json").read_bytes() == FILES["config.json"]
+
+    (tmp_path / "modelcache.toml").write_text(project)
+    for line in locking.splitlines():
+        hub.forget()
+        _run([*shell, line], reader, tmp_path)
+    assert hub.requests() == [], "restore --locked needs no Hub"
+    (locked,) = tomllib.loads((tmp_path / "modelcache.lock").read_text())["models"]
+    assert [file["path"] for file in locked["files"]] == ["config.json", "model.safetensors"]
+
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "config.json").write_text("{}")
+    pin = _run([*shell, saving], reader, tmp_path)
+    assert re.fullmatch(r"org/name@[0-9a-f]{40}\n", pin)
+    listed = _run(["ci-modelcache", "ls", "--store", "s3://my-bucket/models"], reader, tmp_path)
+    assert [tuple(line.split()[:2]) for line in listed.splitlines()] == [
+        ("org/name", "2026-11-20"),
+        ("org/name", "v1.0"),
+        (MINILM, "main"),
+    ]
+
+
+def test_the_first_example_prints_a_path_as_shown(reader: Mapping[str, str], tmp_path: Path) -> None:
+    (block,) = _blocks(README, "console")
+    command, shown = block.splitlines()
+    real = _run(["bash", "-c", command.removeprefix("$ ")], reader, tmp_path)
+
+    def below_the_home(path: str) -> str:
+        return re.sub(r"[0-9a-f]{40}", "COMMIT", path[path.index("/.cache/") :].strip())
+
+    assert below_the_home(real) == below_the_home(shown)
+
+
+def _shape(text: str) -> list[str]:
+    """Lines with numbers, sizes and the width of columns taken out."""
+    plain = re.sub(r"\d+(?:\.\d+)?(?: [kMGT]?B\b)?", "N", text)
+    return [re.sub(r" {2,}", "  ", re.sub(r"\b(request)s?\b", r"\1", line)).rstrip() for line in plain.splitlines()]
+
+
+def test_the_demo_prints_what_the_readme_shows(reader: Mapping[str, str], tmp_path: Path) -> None:
+    (shown,) = _blocks(README, "text")
+    model = tmp_path / "small"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(bytes(3_000_000))
+    (model / "config.json").write_text("{}")
+    real = _shape(_run(["ci-modelcache", "demo", "--model-dir", str(model)], reader, tmp_path))
+    assert real[0].startswith(f"{MINILM.replace('6', 'N').replace('2', 'N')} from a Hub on this machine (http://")
+    assert real[1:] == _shape(shown)
+
+
+def test_the_python_program_of_the_readme_runs(reader: Mapping[str, str], hub: LoopbackHub, tmp_path: Path) -> None:
+    (program,) = _blocks(README, "python")
+    assert "https://huggingface.co" in program
+    local = program.replace("https://huggingface.co", hub.url)
+    python = [sys.executable, "-W", "error", "-c", local]
+    first = _run(python, reader, tmp_path)
+    assert re.fullmatch(r"miss [0-9a-f]{64}\n", first)
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+    assert _run(python, reader, tmp_path) == first.replace("miss", "local")
+
+
+def test_the_toml_of_the_reference_is_understood(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del hub
+    (project,) = _blocks(FILE.read_text(), "toml")
+    (tmp_path / "modelcache.toml").write_text(project)
+    monkeypatch.chdir(tmp_path)
+    assert main(["config", "--json"]) == 0
+    models = json.loads(capsys.readouterr().out)["models"]
+    assert [(model["repo"], model["type"]) for model in models] == [("org/name", "model"), ("org/questions", "dataset")]
+
+
+def test_the_changelog_has_one_section_that_is_not_released() -> None:
+    assert re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE) == ["[Unreleased]"]
+
+
+def test_no_python_file_of_the_tests_forgets_a_readme_block() -> None:
+    """A new block in another language would be run by nobody."""
+    assert set(re.findall(r"^```(\w+)$", README, re.MULTILINE)) == {"console", "sh", "text", "toml", "python"}
+    ast.parse(_blocks(README, "python")[0])
