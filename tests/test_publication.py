@@ -21,6 +21,7 @@ from ci_modelcache.errors import (
     IntegrityError,
     ManifestInvalid,
     ModelCacheError,
+    ObjectNotFound,
     SizeMismatch,
     SnapshotConflict,
     SnapshotNotFound,
@@ -194,6 +195,15 @@ def test_what_is_left_at_the_end_is_the_snapshot_and_nothing_else(store: Directo
     assert record == RefRecord(MANIFEST.digest, repeating_random()(16).hex(), {"source": "s3://elsewhere"})
 
 
+def test_what_was_announced_already_is_not_announced_again() -> None:
+    recording = Recording(MemoryStore())
+    with Publication(cache_in(recording)) as writer:
+        writer.announce(BLOBS)
+        writer.announce([FILE.sha256])
+        writer.announce([])
+    assert len(recording.keys("write")) == len(recording.keys("scan")) == 1
+
+
 # What a caller must not do
 
 
@@ -289,9 +299,9 @@ def test_a_ref_that_landed_while_its_answer_was_lost_is_no_conflict_with_oneself
     require_restorable(cache_in(store))
 
 
-def test_a_ref_that_did_not_land_is_unavailable(store: DirectoryStore) -> None:
+def test_a_ref_that_did_not_land_is_unavailable_and_not_forced(store: DirectoryStore) -> None:
     with pytest.raises(Unavailable):
-        publish(cache_in(Failing(store, unavailable, touching(keys.REFS, "write"))))
+        publish(cache_in(Failing(store, unavailable, touching(keys.REFS, "write"), times=1)))
     with pytest.raises(SnapshotNotFound):
         cache_in(store).manifest(SNAPSHOT)
 
@@ -454,6 +464,14 @@ def test_a_condemned_list_that_cannot_be_read_stops_the_writer(store: DirectoryS
 def test_a_document_of_the_right_length_and_wrong_content_is_written_again(store: DirectoryStore) -> None:
     put(store, NAMED, MANIFEST.to_json().replace(b"tiny", b"evil"))
     publish(cache_in(store))
+    require_restorable(cache_in(store))
+
+
+def test_a_document_that_vanishes_while_it_is_looked_at_is_written_again(store: DirectoryStore) -> None:
+    publish(cache_in(store))
+    recording = Recording(store)
+    publish(cache_in(Failing(recording, lambda: ObjectNotFound(NAMED, "it"), touching(NAMED, "read"), times=1)))
+    assert recording.keys("write", NAMED) == [NAMED]
     require_restorable(cache_in(store))
 
 
