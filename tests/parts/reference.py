@@ -1,7 +1,7 @@
 """
 The only module that writes docs/reference.md: its tables, from the code that they describe.
 
-The prose between them is written by hand; ``python -m tests.parts.reference`` renews what stands between
+The prose between them is written by hand; ``.venv/bin/python -m tests.parts.reference`` renews what stands between
 ``<!-- generated: ... -->`` and ``<!-- end -->``, and tests/test_docs.py compares.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 FILE = Path(__file__).parents[2] / "docs" / "reference.md"
-RENEW = "python -m tests.parts.reference"
+RENEW = ".venv/bin/python -m tests.parts.reference"
 """The command that renews the file, in the root of the checkout."""
 
 _BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
