@@ -68,7 +68,7 @@ def closed(folder: Path) -> Iterator[None]:
 def test_a_missing_folder_is_a_missing_bucket_unless_it_is_to_be_made(root: Path) -> None:
     with pytest.raises(BucketMissing, match="there is no folder") as caught:
         DirectoryStore(root, create=False)
-    assert "init" in str(caught.value.hint)
+    assert "ci-modelcache fetch" in str(caught.value.hint)
     assert not root.exists()
     DirectoryStore(root, create=True)
     assert DirectoryStore(root, create=False).url == str(root)
