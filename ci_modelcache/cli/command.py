@@ -87,7 +87,7 @@ def verb(
 def _output_options() -> list[click.Option]:
     return [
         click.Option(["-q", "--quiet"], count=True, help="Say nothing but errors."),
-        click.Option(["-v", "--verbose"], count=True, help="Say more; -vv says everything."),
+        click.Option(["-v", "--verbose"], count=True, help="Say more; -vv names every request."),
         click.Option(["--json"], is_flag=True, help="Print the result as one JSON object."),
     ]
 

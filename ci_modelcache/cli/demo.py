@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--model-dir", metavar="DIR", type=click.Path(), help="The folder of the model to show it with.")
 def command(run: Run, model_dir: str | None) -> None:
     """
-    Show all of it on this machine alone: no account, no network.
+    Show all of it on this machine alone: no account, no Hub.
 
     A Hub on this machine serves a model, badly on purpose, and it is restored three times. What that
     leaves is removed again; the model itself, unless you gave one, is kept for the next time.

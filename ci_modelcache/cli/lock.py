@@ -42,7 +42,7 @@ def command(run: Run, *, check: bool, upgrade: bool) -> None:
         raise ConfigError(msg, hint='add [[models]] repo = "org/name" to it')
     if check:
         check_lock(models, read_lock(path))
-        run.show({"path": str(path), "models": len(models)}, [f"{path} matches: {count(len(models), 'model')}"])
+        run.show({"path": str(path), "matches": len(models)}, [f"{path} matches: {count(len(models), 'model')}"])
         return
     report = lock(models, path, upgrade=upgrade, cache=run.cache_to_fill(), upstream=run.upstream, step=run.step)
     run.say(f"wrote {report.path} in {report.seconds:.1f} s; commit it")

@@ -42,7 +42,7 @@ COMMANDS = {
     "verify": "Read stored models again and prove every byte.",
     "config": "Show every setting and where it comes from.",
     "doctor": "Find out what is wrong with this machine's setup.",
-    "demo": "Show all of it on this machine alone: no account, no network.",
+    "demo": "Show all of it on this machine alone: no account, no Hub.",
     "completion": "Print the script that completes commands in your shell.",
 }
 """Every command and its summary, which a test compares with the command's own."""
@@ -111,7 +111,7 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool)
     epilog=f"{PROGRAM} COMMAND --help shows a command's options and examples.",
 )
 @click.option("-q", "--quiet", count=True, help="Say nothing but errors.")
-@click.option("-v", "--verbose", count=True, help="Say more; -vv says everything.")
+@click.option("-v", "--verbose", count=True, help="Say more; -vv names every request.")
 @click.option("--json", is_flag=True, help="Print the result as one JSON object.")
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."

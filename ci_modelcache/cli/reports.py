@@ -183,3 +183,4 @@ def demonstrated(report: DemoReport) -> Iterator[str]:
         )
         for step in report.steps
     )
+    yield "every file was proven by its digest before it appeared at its place"

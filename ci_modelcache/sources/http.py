@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 import time
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+_log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 10.0
@@ -195,6 +197,7 @@ class HttpSession(requests.Session):
             try:
                 target = _redirect(self, response, doing)
                 answer = Answer(response, asked=asked, doing=doing, deadline=deadline, seconds=self._answer_seconds)
+                _log.debug("GET %s: %d", redact(url), answer.status)
                 if target is None:
                     yield answer
                     return

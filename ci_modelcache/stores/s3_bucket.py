@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from ci_modelcache.transfer.retry import RetryPolicy
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 5.0
 """Seconds; a server that is there accepts at once."""
@@ -86,6 +89,7 @@ class Bucket:
     def once(self, request: Callable[[S3Client], T], *, doing: str, key: str | None = None) -> T:
         """The result of one *request*; its failures are raised as a store's, with *doing* and *key* in their messages."""
         client = self.client()
+        _log.debug("%s (%s)", doing, self.url)
         with explaining(doing, store=self.url, key=key):
             return request(client)
 

@@ -201,7 +201,7 @@ def _land(chunks: Iterator[bytes], file: ListedFile, route: Route) -> Fingerprin
 
 def _from_elsewhere(file: ListedFile, failure: ModelCacheError, route: Route) -> Delivery:
     """*file* from upstream because the store failed with *failure*; and then the store is mended."""
-    _log.warning("%s: %s; asking upstream", file.path, failure)
+    _log.warning("%s: %s; asking %s", file.path, failure, route.upstream.url)
     with instead_of(failure):
         delivery = _from_upstream(file, route)
     return evolve(delivery, mended=True, warning=_mend(file, delivery.seen.sha256, route))
