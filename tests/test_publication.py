@@ -699,7 +699,7 @@ def test_whatever_operation_fails_the_failure_is_told_and_publishing_again_succe
 
 
 EVERY = 31
-"""There are 7,000 to 20,000 ways to interleave a collection with a writer. Each 31st is tried; all were once, with 1."""
+"""There are 7,000 to 20,000 ways to interleave a collection with a writer. Each 31st is tried; with 1 all are, in minutes."""
 TINY = {"config.json": b"{}"}
 TINY_MANIFEST = manifest_of(TINY)
 
