@@ -190,21 +190,26 @@ def test_awscli_and_sha256sum_recover_the_model_without_us(
     store = f"s3://{BUCKET}/recovery"
     Shell(environ, tmp_path).run("fetch", REPO, "--store", store)
 
-    def get(key: str, name: str) -> bytes:
-        aws = [str(Path(sys.executable).parent / "aws"), "s3", "cp", "--no-progress", f"{store}/{key}", name]
-        subprocess.run(aws, env=environ, cwd=tmp_path, check=True, capture_output=True)
-        return (tmp_path / name).read_bytes()
+    def aws(*arguments: str) -> None:
+        command = [str(Path(sys.executable).parent / "aws"), "s3", "cp", "--no-progress", *arguments]
+        subprocess.run(command, env=environ, cwd=tmp_path, check=True, capture_output=True)
+
+    def document(key: str) -> dict[str, Any]:
+        aws(f"{store}/{key}", "document.json")
+        content: dict[str, Any] = json.loads((tmp_path / "document.json").read_bytes())
+        return content
 
     host, organisation, name = hub.url.removeprefix("http://").replace(":", "_3A"), *REPO.split("/")
-    head = json.loads(get(f"heads/v1/{host}/model/{organisation}/{name}/main.json", "head.json"))
-    ref = json.loads(get(f"refs/v1/{host}/model/{organisation}/{name}/{head['commit']}/all.json", "ref.json"))
+    head = document(f"heads/v1/{host}/model/{organisation}/{name}/main.json")
+    ref = document(f"refs/v1/{host}/model/{organisation}/{name}/{head['commit']}/all.json")
     digest = ref["manifest"]
-    manifest = json.loads(get(f"manifests/sha256/{digest[:2]}/{digest}", "manifest.json"))
-    assert _sha256sum("manifest.json", tmp_path) == digest
+    manifest = document(f"manifests/sha256/{digest[:2]}/{digest}")
+    assert _sha256sum("document.json", tmp_path) == digest
+    aws("--recursive", f"{store}/blobs", "blobs")
     for file in manifest["files"]:
         sha256 = file["sha256"]
-        get(f"blobs/sha256/{sha256[:2]}/{sha256[2:4]}/{sha256}", "recovered")
-        assert _sha256sum("recovered", tmp_path) == sha256 == files[file["path"]]
+        blob = f"blobs/sha256/{sha256[:2]}/{sha256[2:4]}/{sha256}"
+        assert _sha256sum(blob, tmp_path) == sha256 == files[file["path"]]
     assert {file["path"] for file in manifest["files"]} == set(files)
 
 
