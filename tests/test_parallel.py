@@ -14,7 +14,7 @@ import pytest
 from ci_modelcache.errors import AccessDenied, DeadlineExceeded, Unavailable
 from ci_modelcache.transfer import parallel
 from ci_modelcache.transfer.deadline import Deadline
-from ci_modelcache.transfer.parallel import for_each
+from ci_modelcache.transfer.parallel import bounded, for_each
 from tests.parts.clocks import Clock
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def test_a_worker_that_is_told_to_exit_does_not_hang_the_rest() -> None:
 _WAITS_FOR_CTRL_C = """
 import threading
 from ci_modelcache.transfer.deadline import Deadline
-from ci_modelcache.transfer.parallel import for_each
+from ci_modelcache.transfer.parallel import bounded, for_each
 
 def work(item):
     if item == 1:
@@ -240,3 +240,21 @@ def test_ctrl_c_ends_the_wait_for_workers_that_hang_for_ever(seconds: str) -> No
             process.kill()
     assert out == "interrupted\n"
     assert process.returncode == 0
+
+
+def test_what_is_bounded_is_left_behind_when_the_deadline_passes() -> None:
+    hanging = threading.Event()
+    with pytest.raises(DeadlineExceeded, match="asking a Hub that trickles"):
+        bounded(lambda: hanging.wait(60), deadline=Deadline(0.05), doing="asking a Hub that trickles")
+    hanging.set()
+
+
+def test_what_is_bounded_returns_its_result_and_raises_its_failure() -> None:
+    assert bounded(lambda: 7, deadline=Deadline(30), doing="x") == 7
+    assert bounded(threading.current_thread, deadline=Deadline(), doing="x") is threading.main_thread()
+    with pytest.raises(Unavailable, match="down"):
+        bounded(_fail, deadline=Deadline(30), doing="x")
+
+
+def _fail() -> None:
+    raise Unavailable("down")

@@ -517,16 +517,27 @@ def test_receipts_of_vanished_files_are_pruned_once_a_day(database: Path, tmp_pa
     with closing(Receipts(database, clock=at(now))) as receipts:
         receipts.remember(kept, SHA256)
         receipts.remember(gone, SHA256)
-        receipts.note_snapshot("/models", "old", b"{}")
+        receipts.note_snapshot(str(tmp_path), "old", b"{}")
     gone.unlink()
     for later, rows in ((now + DAY / 2, 2), (now + DAY * 1.1, 1)):
         with closing(Receipts(database, clock=at(later))) as receipts:
             assert receipts.proven(kept, EXPECTED)
-            assert receipts.snapshot_at("/models", "old") == b"{}"
+            assert receipts.snapshot_at(str(tmp_path), "old") == b"{}"
         with closing(sqlite3.connect(database)) as db:
             assert db.execute("SELECT count(*) FROM receipts").fetchone() == (rows,)
     with closing(Receipts(database, clock=at(now + DAY * 91))) as receipts, pytest.raises(ObjectNotFound):
-        receipts.snapshot_at("/models", "old")
+        receipts.snapshot_at(str(tmp_path), "old")
+
+
+def test_what_was_published_in_a_folder_that_is_gone_is_pruned(database: Path, tmp_path: Path) -> None:
+    now = time.time()
+    with closing(Receipts(database, clock=at(now))) as receipts:
+        receipts.note_snapshot(str(tmp_path), "stays", b"{}")
+        receipts.note_snapshot(str(tmp_path / "job-1"), "goes", b"{}")
+    with closing(Receipts(database, clock=at(now + DAY * 1.1))) as receipts:
+        assert receipts.snapshot_at(str(tmp_path), "stays") == b"{}"
+        with pytest.raises(ObjectNotFound):
+            receipts.snapshot_at(str(tmp_path / "job-1"), "goes")
 
 
 # What was published where

@@ -28,7 +28,6 @@ _WORD = {
     "authority": "the Hub",
     "store": "the store",
     "local": "an earlier restore",
-    "pinned": "the request itself",
 }
 
 

@@ -96,5 +96,5 @@ def explaining_denial(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in DENIALS:
             raise
-        msg = f"cannot use {path}: {error.strerror}"
+        msg = f"cannot use {error.filename or path}: {error.strerror}"
         raise AccessDenied(msg, hint="run as the user who owns it, or choose another destination") from error

@@ -55,10 +55,12 @@ class Deadline:
     Everything that waits asks `remaining` first, and calls `check` between two pieces of work.
     """
 
-    def __init__(self, seconds: float | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, seconds: float | None = None, *, late: float = 0.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.seconds = seconds
         self._clock = clock
-        self._end = math.inf if seconds is None else clock() + seconds
+        self._end = math.inf if seconds is None else clock() + seconds + late
 
     def remaining(self) -> float:
         """Seconds left, never negative; infinite when there is no deadline."""
@@ -67,6 +69,11 @@ class Deadline:
     def at_most(self, seconds: float) -> float:
         """*seconds*, or what is left when that is less (but never 0, which HTTP libraries read as "for ever")."""
         return max(0.05, min(seconds, self.remaining()))
+
+    def watched(self, late: float) -> Deadline:
+        """What is left and *late* seconds more, for who watches others that keep to this one and tell more than it can."""
+        left = self.remaining()
+        return Deadline(self.seconds, late=left + late - (self.seconds or 0), clock=self._clock)
 
     def check(self, doing: str) -> None:
         """Raise `DeadlineExceeded`, saying what was being done, when nothing is left."""

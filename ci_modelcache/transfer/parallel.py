@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from typing import TYPE_CHECKING, TypeVar
@@ -12,9 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _GRACE = 2.0
 """Seconds that workers get to clean up after a failure elsewhere before they are abandoned."""
+
+_LATE = 1.0
+"""Seconds past the deadline in which a request that kept to it can still say what it waited for."""
 
 
 def for_each(
@@ -58,6 +63,22 @@ def for_each(
         grace = Deadline(min(_GRACE, deadline.remaining()))
         for thread in threads:
             thread.join(grace.remaining())
+
+
+def bounded(work: Callable[[], Result], *, deadline: Deadline, doing: str) -> Result:
+    """
+    The result of *work*, which is left behind as by `for_each` when *deadline* passes.
+
+    For what is done on the main thread, where nobody else looks at the clock: a server that sends a byte now and then
+    never lets a socket time out. A worker of `for_each` is bounded already, and runs *work* itself.
+    """
+    if threading.current_thread() is not threading.main_thread() or math.isinf(deadline.remaining()):
+        return work()
+    deadline.check(doing)
+    results: list[Result] = []
+    watch = deadline.watched(_LATE)
+    for_each([work], lambda each: results.append(each()), workers=1, deadline=watch, doing=doing)
+    return results[0]
 
 
 def _run(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 
 class Progress(Protocol):
@@ -32,16 +29,3 @@ class Silent:
 
     def finish(self) -> None:
         """Say nothing."""
-
-
-def counted(chunks: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
-    """Pass *chunks* on and tell *progress*; bytes of a stream that breaks off for good are taken back."""
-    done = 0
-    try:
-        for chunk in chunks:
-            yield chunk
-            done += len(chunk)
-            progress.advance(len(chunk))
-    except BaseException:
-        progress.advance(-done)
-        raise

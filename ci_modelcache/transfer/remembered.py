@@ -12,12 +12,12 @@ import logging
 import os
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable
-    from pathlib import Path
 
     Receipt = tuple[int, int, int, str]
     """Size, mtime and ctime (in nanoseconds) of an inode, and the SHA-256 of the bytes that it held then."""
@@ -166,9 +166,13 @@ class Remembered:
         db.execute("INSERT OR REPLACE INTO chores VALUES ('prune', ?)", (now,))
         rows = db.execute("SELECT device, inode, ctime, path FROM receipts").fetchall()
         gone = [row[:3] for row in rows if not _leads_to(row[3], row[:2])]
+        destinations = db.execute("SELECT DISTINCT destination FROM manifests WHERE destination LIKE '/%'").fetchall()
+        abandoned = [row for row in destinations if not Path(row[0]).is_dir()]
         db.execute("BEGIN IMMEDIATE")
         db.executemany("DELETE FROM receipts WHERE device = ? AND inode = ? AND ctime = ?", gone)
         db.execute("DELETE FROM manifests WHERE noted < ?", (now - _KEPT,))
+        # Runners that live long restore into a new folder for every job.
+        db.executemany("DELETE FROM manifests WHERE destination = ?", abandoned)
         db.execute("COMMIT")
 
 

@@ -14,6 +14,7 @@ from attrs import field, frozen
 
 from ci_modelcache.errors import IntegrityError, RateLimited, Unavailable
 from ci_modelcache.transfer.deadline import Deadline
+from ci_modelcache.transfer.parallel import bounded
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ class RetryPolicy:
         while True:
             self.deadline.check(doing)
             try:
-                return operation()
+                return bounded(operation, deadline=self.deadline, doing=doing)
             except Unavailable as error:
                 failures += 1
                 self.pause(failures, error, doing=doing)

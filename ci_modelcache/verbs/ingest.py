@@ -18,9 +18,9 @@ from attrs import field, frozen
 
 from ci_modelcache.cache.modelcache import ModelCache
 from ci_modelcache.cache.publication import Publication
-from ci_modelcache.errors import AccessDenied, FileNotFound, IntegrityError, ObjectNotFound
+from ci_modelcache.errors import AccessDenied, ConfigError, FileNotFound, IntegrityError, ObjectNotFound
 from ci_modelcache.model.digest import LEAF_SIZE, Digest, Fingerprint, verified
-from ci_modelcache.model.manifest import FileEntry, Manifest
+from ci_modelcache.model.manifest import MAX_FILES, FileEntry, Manifest
 from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.sources.protocol import ByteSource
 from ci_modelcache.transfer.land import explaining_full_disk
@@ -114,7 +114,15 @@ def selected(files: Iterable[ListedFile], selection: Selection, ref: ModelRef) -
     if not chosen:
         msg = f"{ref} has no file that --include and --exclude select"
         raise FileNotFound(msg, hint="look at its files on the Hub: patterns are matched against whole paths")
+    refuse_too_many(len(chosen), str(ref))
     return chosen
+
+
+def refuse_too_many(files: int, what: str) -> None:
+    """Raise `ConfigError`, before a byte moves, for more *files* than a manifest can name."""
+    if files > MAX_FILES:
+        msg = f"{what} has {files} files, and a snapshot has at most {MAX_FILES}"
+        raise ConfigError(msg, hint="take a part of it with --include and --exclude")
 
 
 def entry_of(file: ListedFile, seen: Fingerprint) -> FileEntry:

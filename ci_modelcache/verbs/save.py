@@ -19,6 +19,7 @@ from ci_modelcache.model.path import check_paths
 from ci_modelcache.model.selection import ALL
 from ci_modelcache.transfer.land import PREFIX
 from ci_modelcache.transfer.parallel import for_each
+from ci_modelcache.verbs.ingest import refuse_too_many
 from ci_modelcache.verbs.initialise import initialise
 from ci_modelcache.verbs.publish import CHANGING, publish, read_file
 
@@ -71,6 +72,7 @@ def save(
     if not contents:
         msg = f"nothing to save in {directory}"
         raise ConfigError(msg, hint="give the directory that holds the model's files; see also --include and --exclude")
+    refuse_too_many(len(contents), str(directory))
     check_paths(contents)
     states = {path: _state(file) for path, file in contents.items()}
     seen = _fingerprints(list(contents.items()), states, step=step)

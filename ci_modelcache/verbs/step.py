@@ -28,14 +28,13 @@ class Step:
     One run of one verb.
 
     *state* is the folder of this user's own notes (receipts, locks, small files on their way); it may be lost at
-    any time without harm. *workers* bounds parallel transfers. *now* is wall time in epoch seconds.
+    any time without harm. *workers* bounds parallel transfers.
     """
 
     state: Path
     retry: RetryPolicy = field(factory=RetryPolicy)
     progress: Progress = field(factory=Silent)
     workers: int = 8
-    now: Callable[[], float] = time.time
     clock: Callable[[], float] = time.monotonic
 
     @property
