@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci_modelcache.errors import FileNotFound, RevisionNotFound, SnapshotNotFound
+from ci_modelcache.errors import ConfigError, FileNotFound, RevisionNotFound, SnapshotNotFound
 from ci_modelcache.layouts.hub_cache import HubCacheLayout
 from ci_modelcache.layouts.plain import PlainLayout
 from ci_modelcache.model.digest import LEAF_SIZE
@@ -17,6 +17,7 @@ from ci_modelcache.model.ref import ModelRef, RepoType
 from ci_modelcache.model.selection import Selection
 from ci_modelcache.stores.empty import EmptyStore
 from ci_modelcache.stores.s3 import S3Store
+from ci_modelcache.verbs import ingest as ingest_module
 from tests.parts.hub import TINY, WEIGHTS
 from tests.parts.hub_faults import Status, api
 from tests.parts.servers import ADMIN, BUCKET, READER, REGION, login
@@ -113,6 +114,25 @@ def test_a_branch_that_the_store_saw_lately_is_believed_and_later_the_hub_is_ask
     bench.hub.forget()
     bench.restore(layout=bench.plain("seen again"))
     assert bench.hub.requests() == []
+
+
+def test_a_destination_that_is_complete_tells_the_store_too_what_the_branch_means_now(bench: Bench) -> None:
+    bench.restore()
+    bench.time += HOUR + 1
+    bench.hub.forget()
+    results = [bench.restore().result for _ in range(3)]
+    assert results == ["local"] * 3
+    assert len(bench.hub.requests()) == 1
+
+
+def test_more_files_than_a_manifest_can_name_are_refused_before_a_byte_moves(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_module, "MAX_FILES", len(TINY) - 1)
+    with pytest.raises(ConfigError, match=f"has {len(TINY)} files, and a snapshot has at most") as raised:
+        bench.restore()
+    assert "--include" in str(raised.value.hint)
+    assert bench.hub.sent == 0
 
 
 def test_a_branch_that_moved_is_restored_in_its_new_state_once_the_store_is_too_old(bench: Bench) -> None:

@@ -17,6 +17,7 @@ from ci_modelcache.model.selection import ALL, Selection
 from ci_modelcache.sources.offline import Offline
 from ci_modelcache.transfer.exclusive import exclusive
 from ci_modelcache.transfer.land import explaining_full_disk, sweep
+from ci_modelcache.transfer.parallel import for_each
 from ci_modelcache.transfer.receipts import Receipts
 from ci_modelcache.verbs.acquire import acquire, save_acquired
 from ci_modelcache.verbs.deliver import NOT_WRITABLE, Route, instead_of, is_stored, listed_of
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ci_modelcache.cache.modelcache import ModelCache
     from ci_modelcache.layouts.protocol import Layout
     from ci_modelcache.model.listing import ListedFile
+    from ci_modelcache.model.manifest import FileEntry
     from ci_modelcache.sources.protocol import Upstream
     from ci_modelcache.verbs.step import Step
 
@@ -224,7 +226,7 @@ def _restore(wanted: _Wanted, route: Route) -> _Done:
     for manifest in wanted.manifests:
         if not plan(map(listed_of, manifest.files), route).missing:
             _publish(manifest, wanted, route)
-            return _Done(manifest, LOCAL, wanted.anchor)
+            return _Done(manifest, LOCAL, wanted.anchor, warnings=_note(wanted, route))
     try:
         manifest = _stored(wanted, route)
     except SnapshotNotFound:
@@ -247,7 +249,7 @@ def _stored(wanted: _Wanted, route: Route) -> Manifest:
         try:
             route.cache.ref(wanted.snapshot)
         except (SnapshotNotFound, IntegrityError):
-            if not all(is_stored(listed_of(file), route.cache) for file in locked.files):
+            if not _has_all(locked, route):
                 raise
         return locked
     try:
@@ -259,6 +261,22 @@ def _stored(wanted: _Wanted, route: Route) -> Manifest:
     part = route.cache.manifest(evolve(wanted.snapshot, selection=ALL)).part(wanted.selection)
     selected(map(listed_of, part.files), wanted.selection, wanted.ref)
     return part
+
+
+def _has_all(manifest: Manifest, route: Route) -> bool:
+    """Whether the store has every blob of *manifest*; after the first that is missing no more are asked for."""
+
+    def check(file: FileEntry) -> None:
+        if not is_stored(listed_of(file), route.cache):
+            raise ObjectNotFound(file.sha256.hex, route.cache.url)
+
+    step = route.step
+    try:
+        for_each(manifest.files, check, workers=step.workers, deadline=step.deadline, doing="looking at what is stored")
+    except ObjectNotFound as miss:
+        _log.debug("%s", miss)
+        return False
+    return True
 
 
 def _fetched(wanted: _Wanted, files: tuple[ListedFile, ...], route: Route) -> _Done:
