@@ -40,6 +40,21 @@ def test_a_list_has_every_snapshot_with_its_names_and_sizes(bench: Bench) -> Non
     assert bench.hub.requests() == []
 
 
+def test_each_head_is_read_once_however_many_snapshots_its_repository_has(bench: Bench) -> None:
+    bench.fetch()
+    bench.fetch(f"{REPO}@v1.0")
+    for pattern in ("*.json", "*.txt", "*.safetensors"):
+        bench.fetch(selection=Selection(include=(pattern,)))
+    bench.save(write_files(bench.folder / "source", {"a.json": b"{}"}), "acme/own@v2")
+    seen = bench.remotely()
+    lines = list_snapshots(bench.cache())
+    assert sorted(line.revisions for line in lines) == [("main", "v1.0")] * 4 + [("v2",)]
+    heads = sorted(info.key for info in bench.disk.scan(keys.HEADS))
+    assert sorted(seen.keys("read", keys.HEADS)) == heads
+    assert len(heads) == 3
+    assert len(seen.keys("scan", keys.HEADS)) == 2
+
+
 def test_a_broken_snapshot_is_a_line_with_its_problem_beside_the_others(bench: Bench) -> None:
     bench.fetch()
     bench.save(write_files(bench.folder / "source", {"a.json": b"{}"}), "acme/own@v2")

@@ -120,6 +120,7 @@ READS: dict[str, Callable[[ModelCache], object]] = {
     "copies": lambda cache: list(cache.copies(BLOB)),
     "snapshots": lambda cache: list(cache.snapshots()),
     "snapshots_of": lambda cache: list(cache.snapshots_of(HOST, RepoType.MODEL, "tiny/model")),
+    "heads": lambda cache: cache.heads(HOST, RepoType.MODEL, "tiny/model"),
     "heads_of": lambda cache: cache.heads_of(SNAPSHOT),
     "condemned": lambda cache: cache.condemned(),
     "document": lambda cache: cache.document(NAMED),
@@ -519,6 +520,9 @@ def test_the_branches_and_tags_of_a_snapshot_are_listed_also_those_too_long_for_
     cache.put_head(HOST, REF.at("v1"), SNAPSHOT.commit, HUB)
     cache.put_head(HOST, REF.at("v2"), "f" * 40, HUB)
     assert cache.heads_of(SNAPSHOT) == (long, "main", "v1")
+    assert cache.heads_of(evolve(MANIFEST, commit="e" * 40).id) == ()
+    every = {SNAPSHOT.commit: (long, "main", "v1"), "f" * 40: ("v2",)}
+    assert cache.heads(HOST, RepoType.MODEL, "tiny/model") == every
     assert cache.head(HOST, REF.at(long)).revision == long
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
+from itertools import groupby
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ci_modelcache.cache import keys
+from ci_modelcache.cache.modelcache import ModelCache
 from ci_modelcache.errors import Unavailable
 from ci_modelcache.model.digest import LEAF_SIZE, Digest
 from ci_modelcache.model.selection import Selection
@@ -14,6 +19,10 @@ from ci_modelcache.verbs.verify import VerifyReport, verify
 from tests.parts.hub import TINY, WEIGHTS
 from tests.parts.stores import Altering, Failing, touching
 from tests.parts.verbs import REPO, Bench, flipped, swap
+
+if TYPE_CHECKING:
+    from ci_modelcache.model.manifest import Manifest
+    from ci_modelcache.model.ref import SnapshotId
 
 SIZE = sum(map(len, TINY.values()))
 
@@ -35,6 +44,50 @@ def test_a_store_that_is_right_is_read_once_however_many_snapshots_share_it(benc
     report = verified(bench)
     assert (report.snapshots, report.files, report.blobs) == (2, len(TINY) + 2, len(TINY))
     assert (report.bytes_read, report.problems, report.exit_code) == (SIZE, (), 0)
+
+
+def test_each_snapshot_is_read_and_let_go_before_the_next_one_is_asked_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.fetch()
+    for pattern in ("*.json", "*.safetensors"):
+        bench.fetch(selection=Selection(include=(pattern,)))
+    seen = bench.remotely()
+    cache = bench.cache()
+    manifests: list[weakref.ref[Manifest]] = []
+
+    def manifest(snapshot: SnapshotId) -> Manifest:
+        gc.collect()
+        assert [one for one in manifests[:-1] if one() is not None] == []
+        found = ModelCache.manifest(cache, snapshot)
+        manifests.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(cache, "manifest", manifest)
+    report = verify(cache.snapshots(), cache=cache, step=bench.step())
+    bench.ledger.check()
+    assert (report.snapshots, report.bytes_read, len(manifests)) == (3, SIZE, 3)
+    kinds = [key.partition("/")[0] for key in seen.keys("read") if key.startswith(("refs/", "blobs/"))]
+    assert [kind for kind, _ in groupby(kinds)].count("refs") > 1
+
+
+def test_wrong_bytes_that_snapshots_share_are_a_problem_of_each_in_their_order(bench: Bench) -> None:
+    bench.fetch()
+    bench.fetch(selection=Selection(include=("*.json",)))
+    bench.fetch(selection=Selection(include=("*.safetensors",)))
+    for data in (WEIGHTS, TINY["config.json"]):
+        swap(bench.blob(data), flipped(data))
+    report = verified(bench)
+    cache = bench.cache()
+    wanted = [
+        (str(snapshot), file.path)
+        for snapshot in cache.snapshots()
+        for file in cache.manifest(snapshot).files
+        if file.path in {"config.json", "model.safetensors"}
+    ]
+    assert [(problem.snapshot, problem.what) for problem in report.problems] == wanted
+    assert len(wanted) == 4
+    assert report.bytes_read == SIZE + len(WEIGHTS) + len(TINY["config.json"])
 
 
 @pytest.mark.parametrize(("damage", "kind"), [("altered", "wrong"), ("truncated", "wrong"), ("deleted", "missing")])

@@ -263,21 +263,28 @@ class ModelCache:
         return snapshot
 
     def heads_of(self, snapshot: SnapshotId) -> tuple[str, ...]:
-        """The branches and tags that mean the commit of *snapshot*, sorted; heads that nobody can read are logged."""
+        """The branches and tags that mean the commit of *snapshot*, sorted; as `heads`."""
+        return self.heads(snapshot.host, snapshot.type, snapshot.repo).get(snapshot.commit, ())
+
+    def heads(self, host: str, type: RepoType, repo: str) -> dict[str, tuple[str, ...]]:  # the Hub's word
+        """
+        The branches and tags of one repository, sorted, by the commit that they mean; heads that nobody can read are logged.
+
+        Every head is read: for many snapshots of one repository call this once.
+        """
         self.check_format()
-        host, kind, repo = snapshot.host, snapshot.type, snapshot.repo
-        names = []
-        for info in self.store.scan(keys.HEADS + keys.repository(host, kind, repo)):
+        revisions: dict[str, list[str]] = {}
+        for info in self.store.scan(keys.HEADS + keys.repository(host, type, repo)):
             try:
                 record = self._record(info.key, HeadRecord)
             except (IntegrityError, ObjectNotFound) as error:
                 _log.warning("%s/%s cannot be read as a head: %s", self.url, info.key, error)
                 continue
-            if keys.head(host, kind, repo, record.revision) != info.key:
+            if keys.head(host, type, repo, record.revision) != info.key:
                 _log.warning("%s/%s tells of another revision: %r", self.url, info.key, record.revision)
-            elif record.commit == snapshot.commit:
-                names.append(record.revision)
-        return tuple(sorted(names))
+            else:
+                revisions.setdefault(record.commit, []).append(record.revision)
+        return {commit: tuple(sorted(names)) for commit, names in revisions.items()}
 
     def condemned(self) -> frozenset[str]:
         """

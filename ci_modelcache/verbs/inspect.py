@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -13,7 +14,7 @@ from ci_modelcache.verbs.resolve import resolve
 
 if TYPE_CHECKING:
     from ci_modelcache.cache.modelcache import ModelCache
-    from ci_modelcache.model.ref import ModelRef
+    from ci_modelcache.model.ref import ModelRef, RepoType
     from ci_modelcache.model.selection import Selection
     from ci_modelcache.sources.protocol import Upstream
 
@@ -36,10 +37,19 @@ class StoredSnapshot:
 
 def list_snapshots(cache: ModelCache) -> tuple[StoredSnapshot, ...]:
     """Every snapshot of the store, ordered by host, type, repository and commit."""
-    return tuple(_line(cache, snapshot) for snapshot in cache.snapshots())
+    lines: list[StoredSnapshot] = []
+    # The snapshots of one repository come together, and its heads are read once for all of them.
+    for repository, snapshots in groupby(cache.snapshots(), key=_repository):
+        heads = cache.heads(*repository)
+        lines.extend(_line(cache, snapshot, heads.get(snapshot.commit, ())) for snapshot in snapshots)
+    return tuple(lines)
 
 
-def _line(cache: ModelCache, snapshot: SnapshotId) -> StoredSnapshot:
+def _repository(snapshot: SnapshotId) -> tuple[str, RepoType, str]:
+    return snapshot.host, snapshot.type, snapshot.repo
+
+
+def _line(cache: ModelCache, snapshot: SnapshotId, revisions: tuple[str, ...]) -> StoredSnapshot:
     files, size, digest, problem = 0, 0, "", ""
     try:
         manifest = cache.manifest(snapshot)
@@ -51,7 +61,7 @@ def _line(cache: ModelCache, snapshot: SnapshotId) -> StoredSnapshot:
         type=snapshot.type.value,
         commit=snapshot.commit,
         selection=snapshot.selection,
-        revisions=cache.heads_of(snapshot),
+        revisions=revisions,
         files=files,
         size=size,
         digest=digest,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen
+from attrs import frozen
 
 from ci_modelcache.errors import IntegrityError, ModelCacheError, NotFound, ObjectNotFound, StoreUnsupported
 from ci_modelcache.model.digest import Digest, verified
-from ci_modelcache.model.manifest import Manifest
 from ci_modelcache.transfer.parallel import for_each
 from ci_modelcache.transfer.streams import read_through
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ci_modelcache.cache.modelcache import ModelCache
-    from ci_modelcache.model.manifest import FileEntry
+    from ci_modelcache.model.manifest import FileEntry, Manifest
     from ci_modelcache.model.ref import SnapshotId
     from ci_modelcache.verbs.step import Count, Step
 
@@ -65,28 +65,60 @@ _Blob = tuple[Digest, int, Digest | None]
 """Digest, size and the digest of the leaf list: what manifests say about a blob, and may say differently."""
 
 
-@frozen
 class _Seen:
-    """What was read so far; threads append."""
+    """What is remembered of the snapshots before: no manifest, for all of those do not fit in memory. Threads add to it."""
 
-    manifests: list[Manifest] = field(factory=list)
-    problems: list[Problem] = field(factory=list)
-    bad: dict[_Blob, tuple[str, str]] = field(factory=dict)
-    read: list[int] = field(factory=list)
+    def __init__(self) -> None:
+        self.blobs: set[_Blob] = set()
+        self.bad: dict[_Blob, tuple[str, str]] = {}
+        """Kind and reason of what is wrong with a blob."""
+        self.bytes_read = 0
+        self._lock = threading.Lock()
+
+    def count(self, size: int) -> None:
+        """*size* more bytes were read."""
+        with self._lock:
+            self.bytes_read += size
 
 
 def verify(snapshots: Iterable[SnapshotId], *, cache: ModelCache, step: Step) -> VerifyReport:
     """
     Read *snapshots* in *cache* in full and report everything that is not as promised; raises only for a store that fails.
 
-    A blob that several snapshots share is read once.
+    They are taken one at a time, each when the one before it has been read. A blob that several of them share is read once.
     """
     started = step.clock()
     seen = _Seen()
+    problems: list[Problem] = []
+    count, files = 0, 0
     for snapshot in snapshots:
-        _verify_manifest(snapshot, cache, seen)
-    blobs = {_blob(file): file for manifest in seen.manifests for file in manifest.files}
-    step.progress.start("verifying", sum(file.size for file in blobs.values()))
+        count += 1
+        try:
+            manifest = cache.manifest(snapshot)
+        except (NotFound, IntegrityError, StoreUnsupported) as error:
+            problems.append(Problem(str(snapshot), "manifest", _kind(error), error.message))
+            continue
+        files += len(manifest.files)
+        _read_unseen(manifest, cache, step, seen)
+        bad = ((file.path, seen.bad[_blob(file)]) for file in manifest.files if _blob(file) in seen.bad)
+        problems.extend(Problem(str(snapshot), path, kind, why) for path, (kind, why) in bad)
+    return VerifyReport(
+        store=cache.url,
+        snapshots=count,
+        files=files,
+        blobs=len(seen.blobs),
+        bytes_read=seen.bytes_read,
+        problems=tuple(problems),
+        seconds=step.clock() - started,
+    )
+
+
+def _read_unseen(manifest: Manifest, cache: ModelCache, step: Step, seen: _Seen) -> None:
+    """Read the blobs of *manifest* that no snapshot before it had."""
+    unseen = {_blob(file): file for file in manifest.files if _blob(file) not in seen.blobs}
+    if not unseen:
+        return
+    seen.blobs.update(unseen)
 
     def check(file: FileEntry) -> None:
         try:
@@ -94,32 +126,13 @@ def verify(snapshots: Iterable[SnapshotId], *, cache: ModelCache, step: Step) ->
         except (NotFound, IntegrityError) as error:
             seen.bad[_blob(file)] = (_kind(error), error.message)
 
-    largest_first = sorted(blobs.values(), key=lambda file: file.size, reverse=True)
+    doing = f"verifying {manifest.repo}"
+    largest_first = sorted(unseen.values(), key=lambda file: file.size, reverse=True)
+    step.progress.start(doing, sum(file.size for file in largest_first))
     try:
-        for_each(largest_first, check, workers=step.workers, deadline=step.deadline, doing="verifying")
+        for_each(largest_first, check, workers=step.workers, deadline=step.deadline, doing=doing)
     finally:
         step.progress.finish()
-    for manifest in seen.manifests:
-        for file in manifest.files:
-            if _blob(file) in seen.bad:
-                kind, why = seen.bad[_blob(file)]
-                seen.problems.append(Problem(str(manifest.id), file.path, kind, why))
-    return VerifyReport(
-        store=cache.url,
-        snapshots=len(seen.manifests) + len({p.snapshot for p in seen.problems if p.what == "manifest"}),
-        files=sum(len(manifest.files) for manifest in seen.manifests),
-        blobs=len(blobs),
-        bytes_read=sum(seen.read),
-        problems=tuple(seen.problems),
-        seconds=step.clock() - started,
-    )
-
-
-def _verify_manifest(snapshot: SnapshotId, cache: ModelCache, seen: _Seen) -> None:
-    try:
-        seen.manifests.append(cache.manifest(snapshot))
-    except (NotFound, IntegrityError, StoreUnsupported) as error:
-        seen.problems.append(Problem(str(snapshot), "manifest", _kind(error), error.message))
 
 
 def _kind(error: ModelCacheError) -> str:
@@ -140,7 +153,7 @@ def _read(file: FileEntry, cache: ModelCache, step: Step, seen: _Seen, count: Co
         chunks = count(read_through(copy.open, file.size, step.retry, what=str(copy)))
         try:
             for chunk in verified(chunks, file.expected, str(copy), into=hasher):
-                seen.read.append(len(chunk))
+                seen.count(len(chunk))
         except (NotFound, IntegrityError) as error:
             failure = error
             continue
