@@ -21,6 +21,7 @@ from ci_modelcache.cache.records import HUB, SAVED, CondemnedRecord, HeadRecord,
 from ci_modelcache.layouts.plain import PlainLayout
 from ci_modelcache.model.digest import LEAF_SIZE, Digest
 from ci_modelcache.model.document import MAX_DOCUMENT, to_json
+from ci_modelcache.model.lock import VERSION, Lock, LockedModel
 from ci_modelcache.model.manifest import FileEntry, Manifest
 from ci_modelcache.model.ref import ModelRef, RepoType
 from ci_modelcache.model.selection import Selection
@@ -121,7 +122,11 @@ aws() {
 def test_a_model_is_recovered_by_the_script_of_the_text(tmp_path: Path) -> None:
     done = recover(GOLDEN_STORE, tmp_path / "recovered")
     assert done.stderr == ""
-    assert done.stdout.splitlines() == [f"{name}: OK" for name in ("manifest.json", *FILES)]
+    assert done.stdout.splitlines() == [
+        *(f"{name}: OK" for name in ("manifest.json", *FILES)),
+        f"all {len(FILES)} files recovered",
+    ]
+    assert done.returncode == 0
     (tmp_path / "recovered" / "manifest.json").unlink()
     found = {path.relative_to(tmp_path / "recovered").as_posix(): path for path in _files(tmp_path / "recovered")}
     assert {name: path.read_bytes() for name, path in found.items()} == FILES
@@ -135,6 +140,29 @@ def test_the_script_of_the_text_says_which_file_was_altered_or_is_missing(tmp_pa
     names = [file.path for file in MANIFEST.files]
     said = ["manifest.json: OK", f"{names[0]}: FAILED", f"{names[1]}: FAILED open or read", f"{names[2]}: OK"]
     assert done.stdout.splitlines() == said
+    assert done.stderr.splitlines()[-1] == "FAILED: 1 of 3 files recovered"
+    assert done.returncode != 0
+
+
+def test_the_script_of_the_text_fails_when_it_cannot_recover_a_path(tmp_path: Path) -> None:
+    contents = {"config.json": b"{}", 'he said "hi".txt': b"hi", 'last"': b"quote"}
+    manifest = evolve(manifest_of(contents), host=HOST, type=RepoType.MODEL, repo=REPO)
+    store = DirectoryStore(tmp_path / "store", create=True)
+    cache = cache_in(store)
+    publish(cache, manifest, contents)
+    cache.put_head(HOST, ModelRef(REPO, "main"), manifest.commit, HUB)
+    done = recover(tmp_path / "store", tmp_path / "recovered")
+    assert done.stdout.splitlines() == ["manifest.json: OK", "config.json: OK"]
+    assert done.stderr == "FAILED: 1 of 3 files recovered\n"
+    assert done.returncode != 0
+
+
+def test_the_script_of_the_text_fails_when_there_is_no_manifest(tmp_path: Path) -> None:
+    store = shutil.copytree(GOLDEN_STORE, tmp_path / "store")
+    shutil.rmtree(store / "manifests")
+    done = recover(store, tmp_path / "recovered")
+    assert done.stderr.splitlines()[-1] == "FAILED: 0 of 0 files recovered"
+    assert done.returncode != 0
 
 
 def test_a_leaf_list_is_what_the_command_of_the_text_prints(tmp_path: Path) -> None:
@@ -240,6 +268,15 @@ def test_the_manifest_of_the_text_has_the_fields_of_the_code() -> None:
     assert re.findall(r'[{,]"(\w+)":', example) == sorted(field.name for field in attrs.fields(Manifest))
     table = TEXT.partition("each has")[2].partition("A manifest is")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == {f.name for f in attrs.fields(FileEntry)}
+
+
+def test_the_lock_of_the_text_has_the_fields_of_the_code() -> None:
+    section = TEXT.partition("## Lock file")[2]
+    rows = re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE)
+    names = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(names) == sorted(field.name for field in attrs.fields(LockedModel))
+    assert f"`version` is {VERSION};" in section
+    assert {field.name for field in attrs.fields(Lock)} == {"models", "version"}
 
 
 def test_documents_are_canonical() -> None:

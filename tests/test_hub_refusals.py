@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ci_modelcache.demo.hub import LoopbackHub
 from ci_modelcache.errors import (
     AccessDenied,
     DeadlineExceeded,
@@ -23,12 +24,12 @@ from tests.parts.hub_faults import (
     RetryAfterDate,
     Status,
     TooManyRequests,
+    WithHeaders,
     api,
 )
 
 if TYPE_CHECKING:
     from ci_modelcache.demo.exchange import Fault
-    from ci_modelcache.demo.hub import LoopbackHub
 
 MODEL = "model.safetensors"
 MISSING = "0" * 40
@@ -170,3 +171,28 @@ def test_no_message_shows_the_token(hub: LoopbackHub, endpoint: MakeEndpoint) ->
     with pytest.raises(Unavailable, match=r"you sent Bearer \*\*\*") as caught:
         endpoint(hub.url, token="hf_reader0123456789abcdef", attempts=1).resolve(REF)
     assert "hf_reader" not in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 400])
+@pytest.mark.parametrize("place", ["header", "body"])
+def test_a_token_of_no_known_form_that_the_server_quotes_is_not_shown(
+    hub: LoopbackHub, endpoint: MakeEndpoint, status: int, place: str
+) -> None:
+    said = "invalid token Zx81kkPq0aT5"
+    fault = Status(status=status, message=said if place == "body" else "no", when=api)
+    fault.headers["X-Error-Message"] = said if place == "header" else ""
+    hub.faults.append(fault)
+    with pytest.raises(ModelCacheError, match=r"invalid token \*\*\*") as caught:
+        endpoint(hub.url, token="Zx81kkPq0aT5", attempts=1).resolve(REF)
+    assert "Zx81kkPq0aT5" not in f"{caught.value!r} {caught.value} {caught.value.hint}"
+
+
+def test_a_token_in_a_link_that_leads_elsewhere_is_not_shown(endpoint: MakeEndpoint) -> None:
+    with LoopbackHub(tokens={"Zx81kkPq0aT5": "reader"}) as hub:
+        hub.add_repo("acme/tiny", {"main": TINY})
+        upstream = endpoint(hub.url, token="Zx81kkPq0aT5")
+        commit = upstream.resolve(REF)
+        hub.faults.append(WithHeaders(change={"Link": f'<{hub.url}/Zx81kkPq0aT5/elsewhere>; rel="next"'}, when=api))
+        with pytest.raises(IntegrityError, match=r"leads elsewhere: .*\*\*\*/elsewhere") as caught:
+            upstream.listing(REF, commit)
+    assert "Zx81kkPq0aT5" not in str(caught.value)

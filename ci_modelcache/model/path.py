@@ -2,9 +2,10 @@
 The only module that decides whether a path of a snapshot may meet a disk.
 
 Every way in uses it: a manifest, a tree listing of a Hub, a directory to save, an archive to import.
-The rules are those under which a snapshot can be written on Linux, macOS and Windows without two
-files meeting: relative, NFC, ``/`` between segments, and nothing that an operating system reads as a
-command. They refuse; they never repair, for a repaired path is another path than the one that was named.
+The rules are those under which a snapshot can be written on Linux and macOS without two files meeting:
+relative, NFC, ``/`` between segments, and nothing that an operating system, Windows too, reads as a command
+(a drive, a stream, a device). That Windows can write every name is not promised: ``< > " | ? *`` are in names
+of real repositories, and pass. They refuse; they never repair, for a repaired path is another path than the one that was named.
 """
 
 from __future__ import annotations

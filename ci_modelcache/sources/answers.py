@@ -26,6 +26,7 @@ from ci_modelcache.errors import (
     Unavailable,
 )
 from ci_modelcache.model.redact import redact
+from ci_modelcache.sources.token import Token
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,8 +67,8 @@ class Asking:
     """What was asked for, such as ``acme/tiny@main``."""
     page: str
     """The page of the repository, where terms are accepted."""
-    token: bool
-    """Whether a token was sent."""
+    token: Token | None
+    """The token that was sent, if any: some servers quote it in their error, and no message may."""
     missing: type[NotFound]
     """What a 404 means that does not say what it means."""
 
@@ -80,11 +81,13 @@ def refusal(answer: Refused, asking: Asking, *, now: float) -> ModelCacheError:
 
 
 def _by_status(answer: Refused, asking: Asking, *, now: float) -> ModelCacheError:
-    said = f"{asking.where} answered {answer.status} for {asking.what}{detail(answer)}"
+    said = f"{asking.where} answered {answer.status} for {asking.what}{detail(answer, asking)}"
     wait = seconds_to_wait(answer.headers, now=now)
     if answer.status == 429 or (answer.status == 503 and wait is not None):  # noqa: PLR2004  # HTTP's own numbers
         quota = (
-            None if asking.token else "anonymous calls share one quota per address: set HF_TOKEN for one of your own"
+            None
+            if asking.token is not None
+            else "anonymous calls share one quota per address: set HF_TOKEN for one of your own"
         )
         return RateLimited(said, retry_after=wait, hint=quota)
     if answer.status in _PASSING or answer.status > 504:  # noqa: PLR2004  # as above
@@ -107,7 +110,7 @@ def _by_code(answer: Refused, asking: Asking) -> ModelCacheError | None:
     if code == "EntryNotFound":
         return FileNotFound(f"{asking.where} has no such file: {asking.what}")
     if code == "GatedRepo":
-        first = "" if asking.token else "set HF_TOKEN to a token of an account that has access; "
+        first = "" if asking.token is not None else "set HF_TOKEN to a token of an account that has access; "
         return AccessDenied(
             f"{asking.what} is gated on {asking.where}, and access is not granted",
             hint=f"{first}accept the terms at {asking.page} with the account that the token belongs to",
@@ -116,7 +119,7 @@ def _by_code(answer: Refused, asking: Asking) -> ModelCacheError | None:
         return AccessDenied(f"{asking.where} has disabled access to {asking.what}", hint=f"see {asking.page}")
     if code == "RepoNotFound" and answer.status != 401:  # noqa: PLR2004  # 401: missing or private, the Hub does not tell
         hint = "check the name" + (
-            "; a private repository looks the same to a token without access" if asking.token else ""
+            "; a private repository looks the same to a token without access" if asking.token is not None else ""
         )
         return RepositoryNotFound(f"{asking.where} has no such repository: {asking.what}", hint=hint)
     return None
@@ -125,7 +128,7 @@ def _by_code(answer: Refused, asking: Asking) -> ModelCacheError | None:
 def _denied(status: int, said: str, asking: Asking) -> AccessDenied:
     if status == 407:  # noqa: PLR2004  # HTTP's own number
         return AccessDenied(said, hint="a proxy wants a user and a password: put them into HTTPS_PROXY or HTTP_PROXY")
-    if not asking.token:
+    if asking.token is None:
         hint = "set HF_TOKEN if it is private; a Hub says the same of a name that does not exist, so check the name"
     elif status == 401:  # noqa: PLR2004  # as above
         hint = "the token is wrong, expired or revoked: set HF_TOKEN to a new one"
@@ -141,17 +144,17 @@ def _strange(answer: Refused, asking: Asking, *, now: float) -> ModelCacheError:
     403 is a link that expired or a clock that is wrong, 404 an object that has not arrived yet: nobody's
     verdict on the caller. Asking again for a new link is the remedy, so these are `Unavailable`.
     """
-    said = (
-        f"{asking.where} sent us to {answer.stranger} for {asking.what}, which answered {answer.status}{detail(answer)}"
-    )
+    said = f"{asking.where} sent us to {answer.stranger} for {asking.what}, which answered {answer.status}{detail(answer, asking)}"
     wait = seconds_to_wait(answer.headers, now=now)
     return Unavailable(said) if wait is None else RateLimited(said, retry_after=wait)
 
 
-def detail(answer: Refused) -> str:
-    """What the other side says about its error, as ``: text``, or nothing when it says nothing for people."""
+def detail(answer: Refused, asking: Asking) -> str:
+    """What the other side says about its error, as ``: text`` without the token, or nothing when it says nothing for people."""
+    # Whatever its form: that of a mirror need not look like one of the Hub.
+    secrets = () if asking.token is None else (asking.token.secret,)
     text = answer.headers.get("X-Error-Message") or _body_text(answer.read(4096))
-    text = " ".join(redact(text).split())
+    text = " ".join(redact(text, secrets=secrets).split())
     return f": {text[:_MAX_DETAIL]}" if text else ""
 
 

@@ -143,7 +143,8 @@ class HubEndpoint:
         # A 404 without a code could also mean the revision. The repository is named, as it is more often
         # a wrong address, and either way the answer is a definite no that no retry changes.
         page = f"{self._base}/{_FOLDERS[ref.type]}{ref.repo}"
-        return Asking(self._base, what, page, token=self._credential is not None, missing=missing)
+        token = None if self._credential is None else self._credential.token
+        return Asking(self._base, what, page, token=token, missing=missing)
 
     def _json(self, url: str, asking: Asking, doing: str) -> Any:  # noqa: ANN401  # JSON has no narrower type
         return self._page(url, asking, doing)[0]
@@ -169,7 +170,8 @@ class HubEndpoint:
         """
         parts = urlsplit(following)
         if not parts.query or not parts.path.endswith(urlsplit(tree).path.rpartition("/api/")[2]):
-            msg = f"{doing}: the link to the next page leads elsewhere: {redact(following)!r:.200}"
+            secrets = () if self._credential is None else (self._credential.token.secret,)
+            msg = f"{doing}: the link to the next page leads elsewhere: {redact(following, secrets=secrets)!r:.200}"
             raise IntegrityError(msg)
         return f"{tree}?{parts.query}"
 
