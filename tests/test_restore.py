@@ -427,3 +427,10 @@ def test_a_hub_cache_on_the_disk_of_the_store_needs_no_room_of_its_own(bench: Be
     bench.restore(layout=bench.hub_cache())
     blob = bench.hub_cache().snapshot_path(bench.commit) / "model.safetensors"
     assert blob.stat().st_ino == bench.blob(WEIGHTS).stat().st_ino
+
+
+def test_pruning_never_takes_the_store_or_our_notes_with_it(bench: Bench) -> None:
+    bench.restore(layout=bench.plain("elsewhere"))
+    with pytest.raises(ConfigError, match="--prune-extra would remove"):
+        bench.restore(layout=bench.plain("."), prune_extra=True)
+    bench.check_invariants()

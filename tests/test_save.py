@@ -269,3 +269,15 @@ def test_a_store_that_fails_half_way_holds_no_half_snapshot(bench: Bench, source
     assert bench.save(source).bytes_uploaded == 0
     shutil.rmtree(source)
     assert restored(bench) == MODEL
+
+
+def test_a_branch_of_the_hub_is_not_taken_over(bench: Bench) -> None:
+    """Whoever restores that branch would get another model, with exit code 0."""
+    bench.restore()
+    before = bench.ref_file().read_bytes()
+    source = bench.folder / "other"
+    source.mkdir()
+    (source / "config.json").write_bytes(b"{}")
+    with pytest.raises(ConfigError, match="is a branch or tag of"):
+        bench.save(source, "acme/tiny@main")
+    assert bench.ref_file().read_bytes() == before

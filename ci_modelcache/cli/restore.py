@@ -9,6 +9,7 @@ import click
 from ci_modelcache.cli.command import verb
 from ci_modelcache.cli.reports import restored
 from ci_modelcache.cli.targets import Asked, folders, locks, selecting, targets
+from ci_modelcache.errors import ConfigError
 from ci_modelcache.verbs.restore import RestoreOptions, RestoreReport, restore
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ def command(run: Run, to: str | None, *, locked: bool, fail_on_miss: bool, prune
     REF is [dataset:|space:]ORG/NAME[@REVISION]. Without one, all models of modelcache.toml are meant, or with
     --locked all of modelcache.lock. The path of each is printed. What is complete already is only checked.
     """
+    if to == "":
+        msg = "--to names no folder"
+        raise ConfigError(msg, hint="an unset variable makes it empty")
     asked, held = Asked(**given), locks(run.config, locked=locked, check=not given["refs"])
     chosen = targets(asked, run.config, locks=held)
     cache, reports = run.cache(), list[RestoreReport]()

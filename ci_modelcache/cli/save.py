@@ -9,6 +9,7 @@ import click
 
 from ci_modelcache.cli.command import verb
 from ci_modelcache.cli.reports import pinned, saved
+from ci_modelcache.errors import ConfigError
 from ci_modelcache.model.ref import ModelRef, RepoType
 from ci_modelcache.model.selection import Selection
 from ci_modelcache.verbs.save import save
@@ -45,6 +46,9 @@ def command(
     REF names it: [dataset:|space:]ORG/NAME[@REVISION]. Its commit follows from its content, and is printed as a REF.
     Links are followed inside of DIR; .git is left out.
     """
+    if not directory:
+        msg = "DIR names no folder"
+        raise ConfigError(msg, hint="an unset variable makes it empty")
     kind = None if type is None else RepoType(type)
     parsed, selection = ModelRef.parse(ref, type=kind), Selection(include, exclude)
     cache = run.cache_to_fill()

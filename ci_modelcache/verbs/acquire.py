@@ -9,11 +9,12 @@ There are two ways, and each moves every byte over the network once:
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
-from ci_modelcache.errors import AccessDenied, NoSpace
+from ci_modelcache.errors import AccessDenied, NoSpace, StoreUnsupported
 from ci_modelcache.model.digest import LEAF_SIZE, Fingerprint
 from ci_modelcache.model.manifest import Manifest
 from ci_modelcache.transfer.disk import require_space, same_disk
@@ -56,8 +57,9 @@ def acquire(snapshot: SnapshotId, files: tuple[ListedFile, ...], route: Route) -
         return _land_all(snapshot, files, route)
     try:
         initialise(route.cache)
+        route.cache.check_writable()
         _require_room(files, route)
-    except (AccessDenied, NoSpace) as error:
+    except (AccessDenied, NoSpace, StoreUnsupported) as error:
         _log.warning("restoring without the store: %s", error)
         why = f"{snapshot} was restored but not saved: {error}"
         return evolve(_land_all(snapshot, files, route), unsaved=(why,))
@@ -98,6 +100,9 @@ def _require_room(files: tuple[ListedFile, ...], route: Route) -> None:
     storing = sum(file.size for file in unique if not is_stored(file, route.cache))
     placing = 0 if by_links(route) else plan(files, route).size
     for folder in route.cache.folders:
+        if not os.access(folder, os.W_OK):
+            msg = f"the store {folder} may not be written by this user"
+            raise AccessDenied(msg)
         require_space(folder, storing + (placing if same_disk(folder, route.layout.root) else 0))
 
 

@@ -19,6 +19,7 @@ from ci_modelcache.errors import (
     NoSpace,
     NotFound,
     ObjectNotFound,
+    StoreUnsupported,
     Unavailable,
 )
 from ci_modelcache.layouts.protocol import Layout
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 DOWNLOAD = "download"
-NOT_WRITABLE = (AccessDenied, Unavailable, NoSpace, DeadlineExceeded)
+NOT_WRITABLE = (AccessDenied, Unavailable, NoSpace, DeadlineExceeded, StoreUnsupported)
 """Why a store may not take what a restore, which has succeeded, would give it: a warning then, never a failure."""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, field, frozen
 
-from ci_modelcache.errors import DigestMismatch, IntegrityError, ObjectNotFound, SnapshotNotFound
+from ci_modelcache.errors import ConfigError, DigestMismatch, IntegrityError, ObjectNotFound, SnapshotNotFound
 from ci_modelcache.layouts.inside import explaining_denial
 from ci_modelcache.model.lock import Lock
 from ci_modelcache.model.manifest import Manifest
@@ -26,6 +26,8 @@ from ci_modelcache.verbs.placing import Placement, carry_out, plan
 from ci_modelcache.verbs.resolve import AUTHORITY, LOCAL, LOCK, STORE, Resolution, note_head, resolve
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ci_modelcache.cache.modelcache import ModelCache
     from ci_modelcache.layouts.protocol import Layout
     from ci_modelcache.model.listing import ListedFile
@@ -143,6 +145,8 @@ def restore(
     goes on from there.
     """
     started = step.clock()
+    if options.prune_extra:
+        _refuse_to_prune(layout, (*cache.folders, step.state))
     with (
         explaining_denial(layout.root),
         explaining_full_disk(layout.root),
@@ -183,6 +187,14 @@ def restore(
         warnings=(*done.warnings, *done.placement.warnings),
         seconds=step.clock() - started,
     )
+
+
+def _refuse_to_prune(layout: Layout, ours: tuple[Path, ...]) -> None:
+    """Raise `ConfigError` when removing what is extra at the destination would remove the store or our notes."""
+    for folder in ours:
+        if folder.resolve().is_relative_to(layout.root.resolve()):
+            msg = f"--prune-extra would remove {folder}, which lies in the destination {layout.root}"
+            raise ConfigError(msg, hint="restore into a folder of its own")
 
 
 def _place(layout: Layout) -> str:

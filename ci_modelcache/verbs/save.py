@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from ci_modelcache.cache.records import SAVED
-from ci_modelcache.errors import ConfigError, IntegrityError, SizeMismatch, UnsafePath
+from ci_modelcache.cache.records import HUB, SAVED
+from ci_modelcache.errors import ConfigError, IntegrityError, SizeMismatch, SnapshotNotFound, UnsafePath
 from ci_modelcache.layouts.inside import explaining_denial
 from ci_modelcache.model.digest import Fingerprint, Fingerprinter
 from ci_modelcache.model.git import pointer_oid, tree_oid
@@ -68,6 +69,7 @@ def save(
     if ref.is_pinned:
         msg = f"a saved snapshot cannot be named {ref.revision}: its commit follows from its content"
         raise ConfigError(msg, hint="name it as a branch or tag: org/name@2026-11-20")
+    _refuse_taken(ref, host=host, cache=cache)
     contents = dict(_walk(directory, selection))
     if not contents:
         msg = f"nothing to save in {directory}"
@@ -100,6 +102,14 @@ def save(
         bytes_uploaded=uploaded,
         seconds=step.clock() - started,
     )
+
+
+def _refuse_taken(ref: ModelRef, *, host: str, cache: ModelCache) -> None:
+    """Raise `ConfigError` for a branch of the Hub: whoever restores it would silently get another model from now on."""
+    with suppress(SnapshotNotFound):
+        if cache.head(host, ref).origin == HUB:
+            msg = f"{ref} is a branch or tag of {host} in this store"
+            raise ConfigError(msg, hint="save under a name that the Hub does not have, such as org/name@2026-11-20")
 
 
 def _walk(directory: Path, selection: Selection) -> Iterator[tuple[str, Path]]:
