@@ -170,6 +170,8 @@ def test_the_shell_is_told_commands_options_and_values(
         ("lock", "modelcache.toml names no models to lock", "[[models]]"),
         ("lock --check --upgrade", "--check changes nothing", "one of the two"),
         ("restore --locked", "modelcache.lock", "ci-modelcache lock"),
+        ("restore a/b --to ''", "--to names no folder", "an unset variable"),
+        ("save '' me/mine@v1", "DIR names no folder", "an unset variable"),
         ("save nowhere me/mine@v1", "not a directory: nowhere", ""),
         ("demo --model-dir .", "there is no model.safetensors in .", "--model-dir"),
         ("completion tcsh", "'tcsh' is not one of", "see ci-modelcache completion --help"),
