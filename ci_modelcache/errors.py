@@ -18,10 +18,13 @@ Every failure that this package raises on purpose, as one tree; the only module 
     |  +- NotInLock                           a model that modelcache.lock does not name
     +- Unavailable                      11    worth another try: refused, reset, timed out, 5xx
     |  +- RateLimited                         429, with the seconds to wait when they were given
+    |  +- Stalled                             no bytes, or too few of them, for seconds
+    |  +- BrokenOff                           the connection ended before the last byte
     +- AccessDenied                     12    401 or 403: never retried, never "missing"
     +- IntegrityError                   13    bytes differ from what was promised
     |  +- DigestMismatch                      the digest is another
     |  +- SizeMismatch                        the length is another
+    |  +- Misanswer                           an answer to another question: a web page, another range, another commit
     |  +- ManifestInvalid                     a manifest, ref, marker or lock that breaks its format
     |  +- UnsafePath                          a path that must not meet a disk
     |  +- SnapshotConflict                    one commit, two different manifests
@@ -126,6 +129,14 @@ class RateLimited(Unavailable):
         self.retry_after = retry_after
 
 
+class Stalled(Unavailable):
+    pass
+
+
+class BrokenOff(Unavailable):
+    pass
+
+
 class AccessDenied(ModelCacheError):
     exit_code = 12
 
@@ -150,6 +161,14 @@ class SizeMismatch(IntegrityError):
         super().__init__(f"{what}: expected {expected} bytes, got {actual}", hint=hint)
         self.expected = expected
         self.actual = actual
+
+
+class Misanswer(IntegrityError):
+    """An upstream answered something else than it was asked; *about* is one word: ``range``, ``page``, ``commit``, ``etag``."""
+
+    def __init__(self, message: str, *, about: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.about = about
 
 
 class ManifestInvalid(IntegrityError):

@@ -14,6 +14,7 @@ from ci_modelcache import errors
 from ci_modelcache.errors import (
     AlreadyExists,
     DigestMismatch,
+    Misanswer,
     ModelCacheError,
     ObjectNotFound,
     RateLimited,
@@ -80,6 +81,7 @@ EXAMPLES = [
     RateLimited("slow down", retry_after=1.5, hint="wait"),
     DigestMismatch("model.bin", expected="a" * 64, actual="b" * 64, hint="fetch it again"),
     SizeMismatch("model.bin", expected=10, actual=9),
+    Misanswer("a web page in place of model.bin", about="page", hint="check the address"),
     *(
         each("what happened", hint="what to do")
         for each in CLASSES.values()
@@ -114,5 +116,6 @@ def test_a_mismatch_says_what_was_expected_and_what_came() -> None:
 
 
 def test_only_what_is_unavailable_is_worth_another_try() -> None:
-    assert {name for name, each in CLASSES.items() if issubclass(each, Unavailable)} == {"Unavailable", "RateLimited"}
+    passing = {name for name, each in CLASSES.items() if issubclass(each, Unavailable)}
+    assert passing == {"Unavailable", "RateLimited", "Stalled", "BrokenOff"}
     assert RateLimited("slow down").retry_after is None

@@ -100,10 +100,13 @@ class HubEndpoint:
         return self._refs(ref, "tags")
 
     @contextmanager
-    def open(self, ref: ModelRef, commit: str, file: ListedFile, *, start: int = 0) -> Iterator[Iterator[bytes]]:
+    def open(
+        self, ref: ModelRef, commit: str, file: ListedFile, *, start: int = 0, stop: int | None = None
+    ) -> Iterator[Iterator[bytes]]:
         what = f"{file.path} of {ref.at(commit)}"
         doing = f"reading {what} from {self._base}"
-        headers = {"Range": f"bytes={start}-"} if start else {}
+        end = "" if stop is None else stop - 1
+        headers = {"Range": f"bytes={start}-{end}"} if start or stop is not None else {}
         with self._session.ask(
             f"{self._base}/{_FOLDERS[ref.type]}{ref.repo}/resolve/{commit}/{quote(file.path)}",
             doing=doing,

@@ -38,5 +38,13 @@ class Offline:
     def tags(self, ref: ModelRef) -> NoReturn:
         self._miss(ref)
 
-    def open(self, ref: ModelRef, commit: str, file: ListedFile, *, start: int = 0) -> NoReturn:  # noqa: ARG002  # the protocol's
+    def open(
+        self,
+        ref: ModelRef,
+        commit: str,
+        file: ListedFile,
+        *,
+        start: int = 0,  # noqa: ARG002  # the protocol's
+        stop: int | None = None,  # noqa: ARG002  # as above
+    ) -> NoReturn:
         self._miss(ref.at(commit), part=f"{file.path} of ")

@@ -55,12 +55,14 @@ class ByteSource(Protocol):
         """The source as its user writes it, without credentials."""
 
     def open(
-        self, ref: ModelRef, commit: str, file: ListedFile, *, start: int = 0
+        self, ref: ModelRef, commit: str, file: ListedFile, *, start: int = 0, stop: int | None = None
     ) -> AbstractContextManager[Iterator[bytes]]:
         """
-        Yield an iterator over the bytes of *file* from offset *start*; one attempt, no retry.
+        Yield an iterator over the bytes of *file* from offset *start* to *stop* (exclusive; None: the end); one attempt, no retry.
 
-        Raises `FileNotFound`, `AccessDenied`, `Unavailable`, and `SizeMismatch` when the source announces another length.
+        Raises `FileNotFound`, `AccessDenied`, `Unavailable`; `SizeMismatch` when the source announces another length, and
+        `Misanswer` when it sends something else than was asked for. A source may end early without an error, and may
+        send more than was asked for: a reader counts.
         """
 
 
