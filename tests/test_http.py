@@ -329,7 +329,7 @@ def test_silence_ends_with_the_deadline(hub: LoopbackHub, endpoint: MakeEndpoint
 
 
 def test_an_answer_that_trickles_is_given_up(hub: LoopbackHub, endpoint: MakeEndpoint) -> None:
-    commit = endpoint(hub.url).resolve(REF)
+    commit = endpoint(hub.url).resolve(REF).commit
     hub.faults.append(_TrickledJson(rate=50, when=api))
     with HttpSession(answer_seconds=0.2) as session, pytest.raises(Unavailable, match=r"not complete after 0\.2 s"):
         endpoint(hub.url, over=session, attempts=1).listing(REF, commit)

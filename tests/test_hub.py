@@ -56,13 +56,13 @@ def test_a_branch_a_tag_and_a_branch_with_a_slash_resolve_to_their_commits(
     repository = hub.add_repo("acme/tiny", {"main": TINY, "feature/x": {"a": b"1"}})
     repository.tags["v1.0"] = repository.branches["main"]
     upstream = endpoint(hub.url)
-    assert upstream.resolve(REF) == upstream.resolve(REF.at("v1.0")) == repository.branches["main"]
-    assert upstream.resolve(REF.at("feature/x")) == repository.branches["feature/x"]
+    assert upstream.resolve(REF).commit == upstream.resolve(REF.at("v1.0")).commit == repository.branches["main"]
+    assert upstream.resolve(REF.at("feature/x")).commit == repository.branches["feature/x"]
     assert hub.requests()[-1].target == "/api/models/acme/tiny/revision/feature%2Fx"
 
 
 def test_a_full_commit_resolves_to_itself_without_a_call(hub: LoopbackHub, endpoint: MakeEndpoint) -> None:
-    assert endpoint(hub.url).resolve(REF.at(MISSING)) == MISSING
+    assert endpoint(hub.url).resolve(REF.at(MISSING)).commit == MISSING
     assert hub.requests() == []
 
 
@@ -75,7 +75,7 @@ def test_a_listing_has_every_file_with_size_and_digest_and_costs_one_call(
     hub: LoopbackHub, endpoint: MakeEndpoint
 ) -> None:
     upstream = endpoint(hub.url)
-    commit = upstream.resolve(REF)
+    commit = upstream.resolve(REF).commit
     hub.forget()
     listing = upstream.listing(REF, commit)
     assert len(hub.requests()) == 1
@@ -171,7 +171,7 @@ def test_a_listing_of_many_pages_is_whole(endpoint: MakeEndpoint) -> None:
     with LoopbackHub(page_size=7) as hub:
         hub.add_repo("acme/tiny", {"main": {f"file-{number:03}.txt": b"%d" % number for number in range(40)}})
         upstream = endpoint(hub.url)
-        listing = upstream.listing(REF, upstream.resolve(REF))
+        listing = upstream.listing(REF, upstream.resolve(REF).commit)
     assert [file.path for file in listing.files] == [f"file-{number:03}.txt" for number in range(40)]
 
 
@@ -196,12 +196,12 @@ def test_a_link_that_is_no_next_page_is_refused(hub: LoopbackHub, endpoint: Make
     hub.faults.append(WithHeaders(change={"Link": f'{link}; rel="next"'}, when=api))
     upstream = endpoint(hub.url)
     with pytest.raises(IntegrityError, match="link to the next page leads elsewhere"):
-        upstream.listing(REF, upstream.resolve(REF))
+        upstream.listing(REF, upstream.resolve(REF).commit)
 
 
 def test_pages_that_do_not_end_are_refused(hub: LoopbackHub, endpoint: MakeEndpoint) -> None:
     upstream = endpoint(hub.url)
-    commit = upstream.resolve(REF)
+    commit = upstream.resolve(REF).commit
     link = f'<{hub.url}/api/models/acme/tiny/tree/{commit}?recursive=true&cursor=0>; rel="next"'
     hub.faults.append(WithHeaders(change={"Link": link}, when=api))
     with pytest.raises(IntegrityError, match="the pages do not end"):

@@ -120,7 +120,7 @@ def test_what_may_pass_is_tried_again(
 ) -> None:
     hub.faults.append(Status(status=status, when=api, times=3))
     upstream = endpoint(hub.url)
-    commit = upstream.resolve(REF)
+    commit = upstream.resolve(REF).commit
     assert len(pauses) == 3
     hub.faults[:] = [Status(status=status, when=api, times=1)]
     assert upstream.listing(REF, commit).files
@@ -191,7 +191,7 @@ def test_a_token_in_a_link_that_leads_elsewhere_is_not_shown(endpoint: MakeEndpo
     with LoopbackHub(tokens={"Zx81kkPq0aT5": "reader"}) as hub:
         hub.add_repo("acme/tiny", {"main": TINY})
         upstream = endpoint(hub.url, token="Zx81kkPq0aT5")
-        commit = upstream.resolve(REF)
+        commit = upstream.resolve(REF).commit
         hub.faults.append(WithHeaders(change={"Link": f'<{hub.url}/Zx81kkPq0aT5/elsewhere>; rel="next"'}, when=api))
         with pytest.raises(IntegrityError, match=r"leads elsewhere: .*\*\*\*/elsewhere") as caught:
             upstream.listing(REF, commit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -21,6 +22,7 @@ from ci_modelcache.model.redact import redact
 from ci_modelcache.model.ref import RepoType
 from ci_modelcache.sources.answers import Asking, refusal
 from ci_modelcache.sources.http import Answer, Credential, HttpSession, Origin
+from ci_modelcache.sources.protocol import Meaning
 from ci_modelcache.sources.tree import parse_answer, parse_commit, parse_listing, parse_refs, parse_tree
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from ci_modelcache.model.ref import ModelRef
     from ci_modelcache.sources.protocol import RefName
     from ci_modelcache.sources.token import Token
+    from ci_modelcache.transfer.deadline import Deadline
     from ci_modelcache.transfer.retry import RetryPolicy
 
 MAX_PAGES = 2000
@@ -39,6 +42,8 @@ _KINDS = {RepoType.MODEL: "models", RepoType.DATASET: "datasets", RepoType.SPACE
 _FOLDERS = {RepoType.MODEL: "", RepoType.DATASET: "datasets/", RepoType.SPACE: "spaces/"}
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 _UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})")
+_ENTITY_TAG = re.compile(r'(?:W/)?"[!#-~]{1,200}"')
+_SETTLED = 60.0
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _MAX_POINTER = 1024
 
@@ -67,13 +72,30 @@ class HubEndpoint:
     def host(self) -> str:
         return self._origin.authority
 
-    def resolve(self, ref: ModelRef) -> str:
+    def resolve(self, ref: ModelRef, *, known: Meaning | None = None, patience: float | None = None) -> Meaning:
         """As the protocol says; a full commit means itself and is not asked for: its listing tells whether it exists."""
         if ref.is_pinned:
-            return ref.revision
+            return Meaning(ref.revision)
         doing = f"asking {self._base} for {ref}"
-        plain = self._json(self._api(ref, "revision", ref.revision), self._asking(ref, str(ref)), doing)
-        return parse_commit(plain, doing=doing)
+        if patience is None:
+            return self._retry.call(lambda: self._meaning(ref, known, self._retry.deadline, doing), doing=doing)
+        with self._retry.briefly(seconds=patience, doing=doing) as brief:
+            return brief.call(lambda: self._meaning(ref, known, brief.deadline, doing), doing=doing)
+
+    def _meaning(self, ref: ModelRef, known: Meaning | None, deadline: Deadline, doing: str) -> Meaning:
+        conditions = {} if known is None else _conditions(known)
+        with self._session.ask(
+            self._api(ref, "revision", ref.revision),
+            doing=doing,
+            deadline=deadline,
+            credential=self._credential,
+            headers=conditions,
+        ) as answer:
+            if answer.status == 304 and known is not None and conditions:  # noqa: PLR2004  # HTTP's own number
+                return known
+            commit = parse_commit(self._document(answer, self._asking(ref, str(ref)), doing), doing=doing)
+            # What a redirect led to is recognised there, and the next question is asked here.
+            return Meaning(commit) if answer.stranger else Meaning(commit, **_validators(answer))
 
     def listing(self, ref: ModelRef, commit: str) -> Listing:
         what = str(ref.at(commit))
@@ -158,11 +180,13 @@ class HubEndpoint:
 
     def _ask_once(self, url: str, asking: Asking, doing: str) -> tuple[Any, str | None]:
         with self._session.ask(url, doing=doing, deadline=self._retry.deadline, credential=self._credential) as answer:
-            if answer.status != 200:  # noqa: PLR2004  # HTTP's own number
-                raise refusal(answer, asking, now=self._session.now())
-            data = answer.read(MAX_DOCUMENT + 1)
-            content_type = answer.headers.get("Content-Type", "")
-            return parse_answer(data, doing=doing, content_type=content_type), answer.next_url
+            return self._document(answer, asking, doing), answer.next_url
+
+    def _document(self, answer: Answer, asking: Asking, doing: str) -> Any:  # noqa: ANN401  # as above
+        if answer.status != 200:  # noqa: PLR2004  # HTTP's own number
+            raise refusal(answer, asking, now=self._session.now())
+        data = answer.read(MAX_DOCUMENT + 1)
+        return parse_answer(data, doing=doing, content_type=answer.headers.get("Content-Type", ""))
 
     def _own(self, tree: str, following: str, doing: str) -> str:
         """
@@ -177,6 +201,28 @@ class HubEndpoint:
             msg = f"{doing}: the link to the next page leads elsewhere: {redact(following, secrets=secrets)!r:.200}"
             raise IntegrityError(msg)
         return f"{tree}?{parts.query}"
+
+
+def _conditions(known: Meaning) -> dict[str, str]:
+    """The headers that let a server say "as before"; the entity tag alone where there is one (RFC 9110, 13.1.3)."""
+    if known.etag:
+        return {"If-None-Match": known.etag}
+    return {"If-Modified-Since": known.last_modified} if known.last_modified else {}
+
+
+def _validators(answer: Answer) -> dict[str, str]:
+    """
+    By what *answer* can be recognised; what is too odd to be sent back is left out.
+
+    A date has whole seconds, so that one younger than a minute would also recognise what comes after it (RFC 9110, 8.8.2.2).
+    """
+    etag, modified = answer.headers.get("ETag", ""), answer.headers.get("Last-Modified", "")
+    found = {"etag": etag} if _ENTITY_TAG.fullmatch(etag) else {}
+    try:
+        old = (parsedate_to_datetime(answer.headers.get("Date", "")) - parsedate_to_datetime(modified)).total_seconds()
+    except (ValueError, TypeError):  # no date, or one with and one without a zone
+        return found
+    return {**found, "last_modified": modified} if old >= _SETTLED and modified.endswith(" GMT") else found
 
 
 def _origin(url: str) -> Origin:

@@ -9,6 +9,7 @@ from ci_modelcache.errors import SnapshotNotFound
 if TYPE_CHECKING:
     from ci_modelcache.model.listing import ListedFile
     from ci_modelcache.model.ref import ModelRef
+    from ci_modelcache.sources.protocol import Meaning
 
 
 class Offline:
@@ -26,7 +27,13 @@ class Offline:
             msg, hint="fetch it first where the network may be used: ci-modelcache fetch " + str(ref)
         )
 
-    def resolve(self, ref: ModelRef) -> NoReturn:
+    def resolve(
+        self,
+        ref: ModelRef,
+        *,
+        known: Meaning | None = None,  # noqa: ARG002  # the protocol's
+        patience: float | None = None,  # noqa: ARG002  # as above
+    ) -> NoReturn:
         self._miss(ref)
 
     def listing(self, ref: ModelRef, commit: str) -> NoReturn:

@@ -22,6 +22,20 @@ class RefName:
     commit: str
 
 
+@frozen
+class Meaning:
+    """
+    The *commit* (40 hex digits) that a reference meant, and by what the answer that said so can be recognised.
+
+    *etag* and *last_modified* are the validators of that answer (RFC 9110, section 8.8), verbatim, or empty. They are for whoever gave
+    them: kept and given back as *known*, they let the same authority say "as before" without a body.
+    """
+
+    commit: str
+    etag: str = ""
+    last_modified: str = ""
+
+
 class Authority(Protocol):
     """
     Says what a revision means. It is trusted, over TLS; the bytes that anybody sends are not.
@@ -34,8 +48,14 @@ class Authority(Protocol):
     def host(self) -> str:
         """The name under which snapshots are kept: host name, with ``:port`` when it is not the scheme's own."""
 
-    def resolve(self, ref: ModelRef) -> str:
-        """The commit (40 hex digits) that *ref* means now."""
+    def resolve(self, ref: ModelRef, *, known: Meaning | None = None, patience: float | None = None) -> Meaning:
+        """
+        What *ref* means now.
+
+        *known* is an earlier answer of this authority; when it says that nothing changed, the very object *known* is returned.
+        *patience* is for a caller who has another answer at hand: after two attempts, or so many seconds, it is `Unavailable`
+        (`RateLimited` at once, when asked to wait for longer); None is the patience of everything else.
+        """
 
     def listing(self, ref: ModelRef, commit: str) -> Listing:
         """Every file of *commit* in the repository of *ref*."""

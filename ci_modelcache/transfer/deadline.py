@@ -75,6 +75,10 @@ class Deadline:
         left = self.remaining()
         return Deadline(self.seconds, late=left + late - (self.seconds or 0), clock=self._clock)
 
+    def sooner(self, seconds: float) -> Deadline:
+        """The end of a part of this step that may take *seconds*, or what is left when that is less."""
+        return Deadline(min(seconds, self.remaining()), clock=self._clock)
+
     def check(self, doing: str) -> None:
         """Raise `DeadlineExceeded`, saying what was being done, when nothing is left."""
         if self.remaining() <= 0:

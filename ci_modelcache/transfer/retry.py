@@ -6,20 +6,23 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import tenacity
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from ci_modelcache.errors import IntegrityError, RateLimited, Unavailable
-from ci_modelcache.transfer.deadline import Deadline
+from ci_modelcache.errors import DeadlineExceeded, IntegrityError, RateLimited, Stalled, Unavailable
+from ci_modelcache.transfer.deadline import Deadline, format_duration
 from ci_modelcache.transfer.parallel import bounded
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
+asleep: Callable[[float], None] = time.sleep
+"""Sleep for so many seconds; for those few that pause for another reason than a failure."""
 
 LONGEST_PAUSE = 600.0
 """Seconds; whoever asks for a longer one is not waited for: a job that sleeps that long is a job that hangs."""
@@ -59,6 +62,24 @@ class RetryPolicy:
             except Unavailable as error:
                 failures += 1
                 self.pause(failures, error, doing=doing)
+
+    @contextmanager
+    def briefly(self, *, seconds: float, doing: str) -> Iterator[RetryPolicy]:
+        """
+        For who has another way: a policy of two attempts and *seconds* in all, or what is left to the step when that is less.
+
+        When that time is not enough it is `Unavailable`, the last failure if there was one; `DeadlineExceeded` is raised only
+        when the whole step has no time left.
+        """
+        try:
+            yield evolve(self, attempts=min(2, self.attempts), deadline=self.deadline.sooner(seconds))
+        except DeadlineExceeded as error:
+            if self.deadline.remaining() <= 0:
+                raise
+            if isinstance(error.__cause__, Unavailable):
+                raise error.__cause__ from None
+            msg = f"{doing}: no answer within {format_duration(seconds)}"
+            raise Stalled(msg) from error
 
     def pause(self, failures: int, error: Unavailable, *, doing: str) -> None:
         """Sleep before the next try after so many *failures* in a row, or raise when there is to be none."""

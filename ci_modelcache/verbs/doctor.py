@@ -107,5 +107,5 @@ def _probe(cache: ModelCache) -> Check:
 
 
 def _upstream(upstream: Upstream, ref: ModelRef) -> Check:
-    commit = upstream.resolve(ref)
+    commit = upstream.resolve(ref).commit
     return Check("", "ok", f"{upstream.url} knows {ref} as {commit}")

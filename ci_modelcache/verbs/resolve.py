@@ -49,7 +49,7 @@ def resolve(ref: ModelRef, *, cache: ModelCache, upstream: Upstream, revision_tt
         if head.origin == SAVED or abs(cache.now() - head.observed_at) <= revision_ttl:
             return Resolution(head.commit, STORE)
     try:
-        return Resolution(upstream.resolve(ref), AUTHORITY)
+        return Resolution(upstream.resolve(ref).commit, AUTHORITY)
     except (Unavailable, SnapshotNotFound) as error:
         # `SnapshotNotFound` is the answer of an upstream that may not ask; that of an authority is another `NotFound`.
         for head in heads:
@@ -73,7 +73,7 @@ def resolve_now(ref: ModelRef, *, cache: ModelCache, upstream: Upstream) -> Reso
     for head in heads:
         if head.origin == SAVED:
             return Resolution(head.commit, STORE)
-    return Resolution(upstream.resolve(ref), AUTHORITY)
+    return Resolution(upstream.resolve(ref).commit, AUTHORITY)
 
 
 def _known_heads(

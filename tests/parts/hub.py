@@ -77,7 +77,7 @@ def endpoint(session: HttpSession, pauses: list[float]) -> MakeEndpoint:
 
 def listed(upstream: HubEndpoint, path: str, ref: ModelRef = REF) -> tuple[str, ListedFile]:
     """The commit that *ref* means, and *path* as it lists it."""
-    commit = upstream.resolve(ref)
+    commit = upstream.resolve(ref).commit
     return commit, next(file for file in upstream.listing(ref, commit).files if file.path == path)
 
 
