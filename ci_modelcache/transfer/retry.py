@@ -86,17 +86,22 @@ class RetryPolicy:
         if failures >= self.attempts:
             error.add_note(f"gave up {doing} after {failures} attempts")
             raise error
-        delay = self._delay(failures, error)
+        delay = self.delay(failures, error)
+        self.wait(delay, error, doing=doing, told=f"{failures} of {self.attempts}")
+
+    def wait(self, delay: float, error: Unavailable, *, doing: str, told: str) -> None:
+        """Sleep for *delay* seconds because of *error*, or raise when that would outlast the deadline or anybody's patience."""
         left = self.deadline.remaining()
         if delay >= left and math.isfinite(left):
             raise self.deadline.too_far(delay, doing, because=error) from error
         if delay > LONGEST_PAUSE:
             error.add_note(f"gave up {doing}: asked to wait {delay:g} s, which is longer than {LONGEST_PAUSE:g} s")
             raise error
-        _log.warning("%s; trying again in %.1f s (%d of %d)", error, delay, failures, self.attempts)
+        _log.warning("%s; trying again in %.1f s (%s)", error, delay, told)
         self.sleep(delay)
 
-    def _delay(self, failures: int, error: Unavailable) -> float:
+    def delay(self, failures: int, error: Unavailable) -> float:
+        """Seconds to wait after so many *failures* in a row, the last of which was *error*."""
         window = tenacity.wait_exponential(multiplier=self.base, max=self.cap)
         state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
         state.attempt_number = failures
