@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MARKER = "modelcache.json"
 REFS = "refs/v1/"
 HEADS = "heads/v1/"
+ANSWERS = "answers/v1/"
 INTENTS = "intents/"
 COLLECTIONS = "gc/"
 CONDEMNED = "/condemned.json"
@@ -30,7 +31,7 @@ CONDEMNED = "/condemned.json"
 _PLAIN = frozenset(string.ascii_letters + string.digits + ".-")
 _NO_ORG = "-"  # repository names never begin with a dash, so this is nobody's organisation
 _MAX_ENCODED = 120
-"""The key of a head has four encoded segments and 25 other bytes: 505 of the 512 that a store takes."""
+"""The key of an answer has four encoded segments and 27 other bytes: 507 of the 512 that a store takes."""
 _HASHED = "_h"  # no escape begins so: their digits are upper-case hex
 _ESCAPE = re.compile(r"_([0-9A-F]{2})")
 _SELECTION = re.compile(r"all|[0-9a-f]{16}")
@@ -114,6 +115,11 @@ def ref(snapshot: SnapshotId) -> str:
 def head(host: str, type: RepoType, repo: str, revision: str) -> str:  # as above
     """The key that says which commit a branch or tag meant when somebody looked."""
     return f"{HEADS}{repository(host, type, repo)}{encode(revision)}.json"
+
+
+def answer(host: str, type: RepoType, repo: str, revision: str) -> str:  # as above
+    """The key that says by what the authority's answer about a branch or tag is recognised."""
+    return f"{ANSWERS}{repository(host, type, repo)}{encode(revision)}.json"
 
 
 def snapshot_of(ref_key: str) -> SnapshotId:

@@ -1,4 +1,4 @@
-"""The only module that knows the small mutable documents of format 1: marker, ref, head, intent, condemned list."""
+"""The only module that knows the small mutable documents of format 1: marker, ref, head, answer, intent, condemned list."""
 
 from __future__ import annotations
 
@@ -50,22 +50,37 @@ class RefRecord:
     provenance: dict[str, str]
 
 
+def _is_commit(_instance: object, _attribute: object, value: str) -> None:
+    # It becomes part of a key.
+    if not is_git_oid(value):
+        msg = f"not a commit of 40 hex digits: {value!r:.100}"
+        raise ManifestInvalid(msg)
+
+
 @frozen
 class HeadRecord:
     """A branch or tag, *revision*: the *commit* that it meant at *observed_at* (epoch seconds, the writer's clock)."""
 
     revision: str
-    commit: str = field()
+    commit: str = field(validator=_is_commit)
     observed_at: int
     origin: str
     """`HUB` when an authority said so, `SAVED` when `save` did: the latter does not age."""
 
-    @commit.validator
-    def _is_commit(self, _attribute: object, value: str) -> None:
-        # It becomes part of a key.
-        if not is_git_oid(value):
-            msg = f"not a commit of 40 hex digits: {value!r:.100}"
-            raise ManifestInvalid(msg)
+
+@frozen
+class AnswerRecord:
+    """
+    By what an authority's answer is recognised that came at *observed_at* and said that *revision* means *commit*.
+
+    A document of its own, as readers of format 1 refuse a head with more fields. *etag* and *last_modified* are its headers, or empty.
+    """
+
+    revision: str
+    commit: str = field(validator=_is_commit)
+    etag: str
+    last_modified: str
+    observed_at: int
 
 
 @frozen

@@ -63,7 +63,15 @@ def acquire(snapshot: SnapshotId, files: tuple[ListedFile, ...], route: Route) -
         _log.warning("restoring without the store: %s", error)
         why = f"{snapshot} was restored but not saved: {error}"
         return evolve(_land_all(snapshot, files, route), unsaved=(why,))
-    ingested = ingest(snapshot, files, ref=route.ref, cache=route.cache, source=route.upstream, step=route.step)
+    ingested = ingest(
+        snapshot,
+        files,
+        ref=route.ref,
+        cache=route.cache,
+        source=route.upstream,
+        step=route.step,
+        force=route.force,
+    )
     placement = carry_out(plan(map(listed_of, ingested.manifest.files), route), route)
     return Acquired(ingested.manifest, placement, ingested.received + placement.downloaded, saved=True)
 
@@ -86,6 +94,7 @@ def save_acquired(acquired: Acquired, route: Route) -> tuple[str, ...]:
             provenance={"source": route.upstream.url},
             cache=route.cache,
             step=route.step,
+            force=route.force,
         )
     except NOT_WRITABLE as error:
         why = f"{manifest.id} was restored but not saved: {error}"

@@ -71,6 +71,7 @@ class Route:
     Where files may come from and where they go; *ref* is pinned to the commit.
 
     *save*: whether the store may be written. *leaves*: whether leaf lists are needed, for a manifest that is to be made.
+    *force*: what the destination and the store have already counts for nothing; all comes from upstream and replaces it.
     """
 
     ref: ModelRef
@@ -81,6 +82,7 @@ class Route:
     step: Step
     save: bool
     leaves: bool = False
+    force: bool = False
 
 
 def deliver(file: ListedFile, route: Route) -> Delivery:
@@ -102,6 +104,8 @@ def obtain(file: ListedFile, route: Route) -> Delivery:
 
     Large files often stay the same from commit to commit: what the store has of another snapshot is taken from there.
     """
+    if route.force:
+        return _from_upstream(file, route)
     try:
         return _from_store(file, route)
     except ObjectNotFound as miss:

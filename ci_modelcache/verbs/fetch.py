@@ -16,6 +16,7 @@ from ci_modelcache.verbs.resolve import note_head, resolve_now
 
 if TYPE_CHECKING:
     from ci_modelcache.cache.modelcache import ModelCache
+    from ci_modelcache.model.manifest import Manifest
     from ci_modelcache.model.selection import Selection
     from ci_modelcache.sources.protocol import Upstream
     from ci_modelcache.verbs.ingest import Ingested
@@ -46,21 +47,30 @@ class FetchReport:
     seconds: float
 
 
-def fetch(ref: ModelRef, *, selection: Selection, cache: ModelCache, upstream: Upstream, step: Step) -> FetchReport:
+def fetch(
+    ref: ModelRef,
+    *,
+    selection: Selection,
+    cache: ModelCache,
+    upstream: Upstream,
+    step: Step,
+    force: bool = False,
+) -> FetchReport:
     """
     Store the snapshot that *ref* means to the authority now, restricted to *selection*.
 
     The authority is always asked what a branch means, for this is the verb that moves the store forward; only names that
-    somebody saved are the store's own. Raises what `ingest` and `resolve_now` raise.
+    somebody saved are the store's own. By *force* all files are fetched, and replace what the store has.
+    Raises what `ingest` and `resolve_now` raise.
     """
     started = step.clock()
-    resolution = resolve_now(ref, cache=cache, upstream=upstream)
+    resolution = resolve_now(ref, cache=cache, upstream=upstream, force=force)
     snapshot = SnapshotId(upstream.host, ref.type, ref.repo, resolution.commit, selection.id)
     try:
-        manifest, received, result = published(cache, snapshot), 0, HIT
+        manifest, received, result = _stored(snapshot, cache, force=force), 0, HIT
     except (SnapshotNotFound, IntegrityError) as why:
         _log.log(logging.WARNING if isinstance(why, IntegrityError) else logging.DEBUG, "fetching, because %s", why)
-        ingested = ingest_listed(snapshot, ref, selection, cache=cache, upstream=upstream, step=step)
+        ingested = ingest_listed(snapshot, ref, selection, cache=cache, upstream=upstream, step=step, force=force)
         manifest, received, result = ingested.manifest, ingested.received, MISS
     note_head(ref, resolution, cache=cache, host=upstream.host)
     return FetchReport(
@@ -79,10 +89,24 @@ def fetch(ref: ModelRef, *, selection: Selection, cache: ModelCache, upstream: U
     )
 
 
+def _stored(snapshot: SnapshotId, cache: ModelCache, *, force: bool) -> Manifest:
+    if force:
+        msg = f"{snapshot} is to be fetched whether or not it is stored"
+        raise SnapshotNotFound(msg)
+    return published(cache, snapshot)
+
+
 def ingest_listed(
-    snapshot: SnapshotId, ref: ModelRef, selection: Selection, *, cache: ModelCache, upstream: Upstream, step: Step
+    snapshot: SnapshotId,
+    ref: ModelRef,
+    selection: Selection,
+    *,
+    cache: ModelCache,
+    upstream: Upstream,
+    step: Step,
+    force: bool = False,
 ) -> Ingested:
-    """Store *snapshot* as the authority lists it: what the store says about it is not asked, its blobs are made use of."""
+    """Store *snapshot* as the authority lists it: what the store says about it is not asked; its blobs are made use of, but for *force*."""
     files = selected(upstream.listing(ref, snapshot.commit).files, selection, ref)
     initialise(cache)
-    return ingest(snapshot, files, ref=ref, cache=cache, source=upstream, step=step)
+    return ingest(snapshot, files, ref=ref, cache=cache, source=upstream, step=step, force=force)

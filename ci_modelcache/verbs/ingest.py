@@ -66,6 +66,7 @@ class Upload:
     cache: ModelCache
     publication: Publication
     step: Step
+    force: bool
     entries: list[FileEntry] = field(factory=list)
     leaf_lists: list[bytes] = field(factory=list)
     received: list[int] = field(factory=list)
@@ -85,10 +86,12 @@ def ingest(
     cache: ModelCache,
     source: ByteSource,
     step: Step,
+    force: bool = False,
 ) -> Ingested:
     """
     Store *snapshot*, which consists of *files* of *ref*; returns when its own ref is written.
 
+    By *force* everything is fetched, and replaces what the store has.
     Raises what `Publication` and the source raise. Whatever was stored before that is garbage which a second call makes use of.
     """
     # Files with the same bytes come once.
@@ -96,7 +99,7 @@ def ingest(
     step.progress.start(f"fetching {ref}", sum(unique.values()))
     try:
         with Publication(cache) as publication:
-            upload = Upload(ref.at(snapshot.commit), source, cache, publication, step)
+            upload = Upload(ref.at(snapshot.commit), source, cache, publication, step, force)
             _put_known(upload, [file for file in files if file.sha256 is not None])
             _put_small(upload, [file for file in files if file.sha256 is None])
             manifest = Manifest(
@@ -154,7 +157,7 @@ def _put_known(upload: Upload, files: Sequence[ListedFile]) -> None:
 def _put_blob(upload: Upload, blob: tuple[Digest, Sequence[ListedFile]]) -> None:
     digest, same = blob
     file = same[0]
-    if upload.publication.has_blob(digest, file.size):
+    if not upload.force and upload.publication.has_blob(digest, file.size):
         try:
             upload.note(same, _stored(upload, file, digest))
         except (IntegrityError, ObjectNotFound) as error:
@@ -248,7 +251,7 @@ def _explaining_denial(state: Path) -> Iterator[None]:
 
 def _put_spooled(upload: Upload, item: tuple[Sequence[ListedFile], Fingerprint, IO[bytes]]) -> None:
     same, seen, body = item
-    if not upload.publication.has_blob(seen.sha256, seen.size):
+    if upload.force or not upload.publication.has_blob(seen.sha256, seen.size):
         body.seek(0)
         chunks = iter(partial(body.read, _IN_MEMORY), b"")
         upload.publication.put_blob(same[0].expected, seen.sha256, chunks, what=_named(upload, same[0]))

@@ -62,7 +62,7 @@ class Placement:
 
 
 def plan(files: Iterable[ListedFile], route: Route) -> Plan:
-    """Compare the destination with *files*: by receipts where nothing changed since, by hashing otherwise."""
+    """Compare the destination with *files*: by receipts where nothing changed since, by hashing otherwise. By force all are brought."""
     unique = contents(files, route)
     states: dict[str, FileState] = {}
 
@@ -72,7 +72,7 @@ def plan(files: Iterable[ListedFile], route: Route) -> Plan:
 
     step = route.step
     for_each(unique.items(), check, workers=step.workers, deadline=step.deadline, doing="looking at what is there")
-    missing = [file for file in unique.values() if not states[file.path].good]
+    missing = [file for file in unique.values() if route.force or not states[file.path].good]
     return Plan(
         missing=tuple(sorted(missing, key=lambda file: file.size, reverse=True)),
         replaced=tuple(sorted(file.path for file in missing if states[file.path].status == "different")),

@@ -56,12 +56,13 @@ def publish(
     provenance: Mapping[str, str],
     cache: ModelCache,
     step: Step,
+    force: bool = False,
 ) -> int:
     """
     Store the snapshot of *manifest*, whose file at each path has its bytes in *contents*; returns the bytes uploaded.
 
     Each file is hashed again while it is sent: one that changed since the manifest was made raises
-    `DigestMismatch` or `SizeMismatch`, and nothing wrong becomes visible.
+    `DigestMismatch` or `SizeMismatch`, and nothing wrong becomes visible. By *force* blobs that are there are replaced.
     """
     uploaded: list[int] = []
     unique = {file.sha256: file for file in manifest.files}
@@ -69,7 +70,7 @@ def publish(
     step.progress.start(f"saving {manifest.repo}", sum(file.size for file in largest_first))
 
     def put(file: FileEntry) -> None:
-        if publication.has_blob(file.sha256, file.size):
+        if not force and publication.has_blob(file.sha256, file.size):
             step.progress.advance(file.size)
             return
         path = contents[file.path]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import field, frozen
 
+from ci_modelcache.cache.answers import keep_answer, known_answer
 from ci_modelcache.cache.records import HUB, SAVED
-from ci_modelcache.errors import AccessDenied, IntegrityError, SnapshotNotFound, Unavailable
+from ci_modelcache.errors import AccessDenied, ConfigError, IntegrityError, RateLimited, SnapshotNotFound, Unavailable
+from ci_modelcache.sources.protocol import Meaning
+from ci_modelcache.transfer.deadline import format_duration
 
 if TYPE_CHECKING:
     from ci_modelcache.cache.modelcache import ModelCache
@@ -24,6 +27,9 @@ AUTHORITY = "authority"
 LOCK = "lock"
 LOCAL = "local"
 
+PATIENCE = 10.0
+"""Seconds that an authority is waited for when the store knows what the branch meant last."""
+
 
 @frozen
 class Resolution:
@@ -32,6 +38,8 @@ class Resolution:
     commit: str
     anchor: str
     stale: bool = False
+    news: tuple[Meaning, ...] = field(default=(), eq=False)
+    """The authority's answer, when it was one in full."""
 
 
 def resolve(ref: ModelRef, *, cache: ModelCache, upstream: Upstream, revision_ttl: float) -> Resolution:
@@ -39,8 +47,8 @@ def resolve(ref: ModelRef, *, cache: ModelCache, upstream: Upstream, revision_tt
     Find the commit of *ref* with as few questions as its freshness allows.
 
     A full commit needs none. A branch or tag that somebody saved, or that the store saw within *revision_ttl*
-    seconds, is believed. Otherwise the authority is asked; when it cannot answer, what the store saw last is used
-    and called stale. Its definite no (`RevisionNotFound`, `AccessDenied`) is final.
+    seconds, is believed. Otherwise the authority is asked whether anything changed; when it does not answer within `PATIENCE`
+    seconds, what the store saw last is used and called stale. Its definite no (`RevisionNotFound`, `AccessDenied`) is final.
     """
     if ref.is_pinned:
         return Resolution(ref.revision, PINNED)
@@ -49,12 +57,12 @@ def resolve(ref: ModelRef, *, cache: ModelCache, upstream: Upstream, revision_tt
         if head.origin == SAVED or abs(cache.now() - head.observed_at) <= revision_ttl:
             return Resolution(head.commit, STORE)
     try:
-        return Resolution(upstream.resolve(ref).commit, AUTHORITY)
+        return _ask(ref, cache=cache, upstream=upstream, before=heads, patience=PATIENCE if heads else None)
     except (Unavailable, SnapshotNotFound) as error:
         # `SnapshotNotFound` is the answer of an upstream that may not ask; that of an authority is another `NotFound`.
         for head in heads:
             age = max(0.0, cache.now() - head.observed_at) / 3600
-            _log.warning("using %s as it was %.1f h ago (%s): %s", ref, age, head.commit, error)
+            _log.warning("using %s as it was %.1f h ago (%s): %s", ref, age, head.commit, _why(error))
             return Resolution(head.commit, STORE, stale=True)
         for lie in broken:
             raise lie from error
@@ -65,15 +73,48 @@ def resolve(ref: ModelRef, *, cache: ModelCache, upstream: Upstream, revision_tt
         raise
 
 
-def resolve_now(ref: ModelRef, *, cache: ModelCache, upstream: Upstream) -> Resolution:
-    """As `resolve`, by a word of now or a failure: for verbs that move a store or a lock forward."""
+def resolve_now(ref: ModelRef, *, cache: ModelCache, upstream: Upstream, force: bool = False) -> Resolution:
+    """
+    As `resolve`, by a word of now or a failure: for verbs that move a store or a lock forward.
+
+    By *force* the whole answer is asked for, whatever the store remembers of earlier ones; a name that somebody saved, of which
+    there is no other source, is a `ConfigError` then.
+    """
     if ref.is_pinned:
         return Resolution(ref.revision, PINNED)
     heads, _ = _known_heads(ref, cache=cache, host=upstream.host)
     for head in heads:
         if head.origin == SAVED:
+            if force:
+                msg = (
+                    f"{ref} was put into the store by ci-modelcache save, so there is no Hub to download it from again"
+                )
+                raise ConfigError(
+                    msg, hint="leave --force-download out; ci-modelcache verify proves what the store has"
+                )
             return Resolution(head.commit, STORE)
-    return Resolution(upstream.resolve(ref).commit, AUTHORITY)
+    return _ask(ref, cache=cache, upstream=upstream, before=() if force else heads, patience=None)
+
+
+def _ask(
+    ref: ModelRef,
+    *,
+    cache: ModelCache,
+    upstream: Upstream,
+    before: tuple[HeadRecord, ...],
+    patience: float | None,
+) -> Resolution:
+    """The authority's word, in short where the store can tell it by what to recognise its last one; *before*: what that was."""
+    known = known_answer(cache, upstream.host, ref) if before else None
+    meaning = upstream.resolve(ref, known=known, patience=patience)
+    if meaning is known:
+        _log.debug("%s says that %s is %s as before", upstream.url, ref, meaning.commit)
+    return Resolution(meaning.commit, AUTHORITY, news=() if meaning is known else (meaning,))
+
+
+def _why(error: Unavailable | SnapshotNotFound) -> str:
+    asked = error.retry_after if isinstance(error, RateLimited) else None
+    return str(error) if asked is None else f"{error}; it asks to wait {format_duration(asked)}"
 
 
 def _known_heads(
@@ -90,6 +131,8 @@ def _known_heads(
 
 
 def note_head(ref: ModelRef, resolution: Resolution, *, cache: ModelCache, host: str) -> None:
-    """Record in the store what the authority said, so that the next job need not ask."""
+    """Record in the store what the authority said, so that the next job need not ask, and the one after it ask less."""
     if resolution.anchor == AUTHORITY:
         cache.put_head(host, ref, resolution.commit, HUB)
+        for meaning in resolution.news:
+            keep_answer(cache, host, ref, meaning)

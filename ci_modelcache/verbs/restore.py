@@ -23,7 +23,7 @@ from ci_modelcache.verbs.acquire import acquire, save_acquired
 from ci_modelcache.verbs.deliver import NOT_WRITABLE, Route, instead_of, is_stored, listed_of
 from ci_modelcache.verbs.ingest import selected
 from ci_modelcache.verbs.placing import Placement, carry_out, plan
-from ci_modelcache.verbs.resolve import AUTHORITY, LOCAL, LOCK, STORE, Resolution, note_head, resolve
+from ci_modelcache.verbs.resolve import AUTHORITY, LOCAL, LOCK, STORE, Resolution, note_head, resolve, resolve_now
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ class RestoreOptions:
 
     *locks*: the lock that the snapshot must be in, or none when it need not be. *save*: whether the store may be written.
     *fail_on_miss*: ask nobody else for what the store lacks. *revision_ttl*: for how many seconds the store is believed about
-    a branch.
+    a branch. *force*: believe nothing that is here; ask upstream for everything again, and replace what the destination and the store have.
     """
 
     selection: Selection = field(factory=Selection)
@@ -58,6 +58,7 @@ class RestoreOptions:
     fail_on_miss: bool = False
     prune_extra: bool = False
     revision_ttl: float = _HOUR
+    force: bool = False
 
 
 DEFAULT = RestoreOptions()
@@ -156,7 +157,8 @@ def restore(
         sweep(layout.staging)
         wanted = _wanted(ref, layout, receipts, cache=cache, upstream=upstream, options=options)
         source = Offline(upstream.host, why="--fail-on-miss is set") if options.fail_on_miss else upstream
-        route = Route(ref.at(wanted.snapshot.commit), layout, cache, source, receipts, step, options.save)
+        pinned = ref.at(wanted.snapshot.commit)
+        route = Route(pinned, layout, cache, source, receipts, step, options.save, force=options.force)
         done = _restore(wanted, route)
         extra = layout.extra(done.manifest)  # noqa: S610  # a layout, not Django
         if options.prune_extra:
@@ -219,7 +221,10 @@ def _wanted(
     for lock in options.locks:
         manifest = lock.find(ref, selection).to_manifest()
         return _Wanted(ref, manifest.id, selection, Resolution(manifest.commit, LOCK), LOCK, (manifest,))
-    resolution = resolve(ref, cache=cache, upstream=upstream, revision_ttl=options.revision_ttl)
+    if options.force:
+        resolution = resolve_now(ref, cache=cache, upstream=upstream, force=True)
+    else:
+        resolution = resolve(ref, cache=cache, upstream=upstream, revision_ttl=options.revision_ttl)
     snapshot = SnapshotId(upstream.host, ref.type, ref.repo, resolution.commit, selection.id)
     try:
         noted = Manifest.from_json(receipts.snapshot_at(_place(layout), _name(snapshot)))
@@ -233,8 +238,10 @@ def _restore(wanted: _Wanted, route: Route) -> _Done:
     There are three cases, tried in this order:
     1. The manifest is known here, and every file is in place.
     2. The store has the snapshot.
-    3. Upstream has it.
+    3. Upstream has it. By force this is the only one.
     """
+    if route.force:
+        return _fetched(wanted, _listing(wanted, route), route)
     for manifest in wanted.manifests:
         if not plan(map(listed_of, manifest.files), route).missing:
             _publish(manifest, wanted, route)
