@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from ci_modelcache.transfer.deadline import Deadline
 
@@ -79,6 +79,52 @@ def bounded(work: Callable[[], Result], *, deadline: Deadline, doing: str) -> Re
     watch = deadline.watched(_LATE)
     for_each([work], lambda each: results.append(each()), workers=1, deadline=watch, doing=doing)
     return results[0]
+
+
+class Crew:
+    """
+    Threads that come and go while a block is at work; each calls *work* once, which ends when `stopping` is set.
+
+    What one of them raises is in `failures`. At the end of the block they get two seconds to end, as those of `for_each`.
+    *changed* is told whenever one of them ends.
+    """
+
+    def __init__(self, work: Callable[[], object], *, deadline: Deadline, changed: threading.Condition) -> None:
+        self.stopping = threading.Event()
+        self.failures: list[BaseException] = []
+        self._work = work
+        self._deadline = deadline
+        self._changed = changed
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_why: object) -> None:
+        self.stopping.set()
+        grace = Deadline(min(_GRACE, self._deadline.remaining()))
+        for thread in self._threads:
+            thread.join(grace.remaining())
+
+    @property
+    def size(self) -> int:
+        """How many are at work."""
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        return len(self._threads)
+
+    def grow(self) -> None:
+        """Let one more begin."""
+        thread = threading.Thread(target=self._run, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001  # handed to whoever looks at `failures`
+            self.failures.append(error)
+        with self._changed:
+            self._changed.notify_all()
 
 
 def _run(
