@@ -16,7 +16,7 @@ from ci_modelcache.demo.hub import LoopbackHub
 from ci_modelcache.errors import AccessDenied, ConfigError, DeadlineExceeded, IntegrityError, Unavailable
 from ci_modelcache.sources.answers import seconds_to_wait
 from ci_modelcache.sources.http import Credential, HttpSession, Origin
-from ci_modelcache.sources.token import Token
+from ci_modelcache.sources.token import StaticToken, Token
 from ci_modelcache.transfer.deadline import Deadline
 from tests.parts.hub import REF, TINY, MakeEndpoint, read, read_verified
 from tests.parts.hub_faults import HangUp, RedirectTo, Silence, Trickle, WithHeaders, always, api, naming
@@ -119,7 +119,7 @@ def test_cookies_are_not_sent_back(hub: LoopbackHub, endpoint: MakeEndpoint) -> 
 def test_a_token_never_shows_itself() -> None:
     token = Token(" hf_secret\n")
     assert token.secret == "hf_secret"
-    assert "hf_secret" not in f"{token} {token!r} {Credential(token, Origin.of('https://x'))!r}"
+    assert "hf_secret" not in f"{token} {token!r} {Credential(StaticToken(token), Origin.of('https://x'))!r}"
 
 
 @pytest.mark.parametrize("bad", ["", "  ", "hf_a b", "hf_a\r\nX-Evil: 1", "hf_é"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+import threading
 import traceback
 from typing import TYPE_CHECKING
+from urllib.parse import quote, quote_plus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 HIDDEN = "***"
 
@@ -52,6 +55,36 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 
 
+class Secrets:
+    """
+    The secrets in use, as they become known; whoever writes something for people goes through them with `redact`.
+
+    Any thread may `add` one while others iterate, which is always over what is known at that moment.
+    """
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._known: tuple[str, ...] = ()
+        self._lock = threading.Lock()
+        for secret in secrets:
+            self.add(secret)
+
+    def add(self, secret: str) -> None:
+        """From now on *secret* is hidden, also as a URL, a form or JSON spells it."""
+        quoted = json.dumps(secret)[1:-1]
+        spelled = {secret, quote(secret, safe=""), quote(secret), quote_plus(secret), quoted, repr(secret)[1:-1]}
+        if spelled <= set(self._known):
+            return
+        with self._lock:
+            # The longest first: one that is a part of another must not leave the other's rest.
+            self._known = tuple(sorted({*self._known, *spelled}, key=lambda each: (-len(each), each)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __repr__(self) -> str:
+        return f"<{len(self._known)} secrets>"
+
+
 def redact(text: str, *, secrets: Iterable[str] = ()) -> str:
     """
     *text* with every secret replaced by ``***``: bearer and CI tokens, ``Authorization`` and cookie values,
@@ -69,14 +102,14 @@ def redact(text: str, *, secrets: Iterable[str] = ()) -> str:
 
 class RedactingFilter(logging.Filter):
     """
-    Redacts message, arguments, exception and stack of every record; *secrets* are the values in use.
+    Redacts message, arguments, exception and stack of every record; *secrets* are the values in use, those of `Secrets` also when they come later.
 
     Add it to each *handler*: a filter on a logger does not see the records of the loggers below it.
     """
 
     def __init__(self, *, secrets: Iterable[str] = ()) -> None:
         super().__init__()
-        self._secrets = tuple(secrets)
+        self._secrets = secrets if isinstance(secrets, Secrets) else tuple(secrets)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Change *record* in place and let it pass, always."""

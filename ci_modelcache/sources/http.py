@@ -5,22 +5,23 @@ from __future__ import annotations
 import logging
 import ssl
 import time
+from collections.abc import Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from attrs import frozen
+from attrs import field, frozen
 from requests.adapters import HTTPAdapter
 
-from ci_modelcache.errors import ConfigError, IntegrityError, Unavailable
-from ci_modelcache.model.redact import redact
-from ci_modelcache.sources.token import Token
+from ci_modelcache.errors import ConfigError, IntegrityError, Misanswer, Unavailable
+from ci_modelcache.model.redact import Secrets, redact
+from ci_modelcache.sources.token import Token, TokenSource
 from ci_modelcache.sources.transport import translating
 from ci_modelcache.transfer.deadline import Deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _log = logging.getLogger(__name__)
@@ -67,10 +68,18 @@ class Origin:
 
 @frozen
 class Credential:
-    """A token and the one origin that may see it."""
+    """Where tokens come from, and the one origin that may see them."""
 
-    token: Token
+    source: TokenSource
     origin: Origin
+
+
+@frozen
+class Content:
+    """What a POST sends: *data*, which may be secret, of media type *type*."""
+
+    data: bytes = field(repr=False)
+    type: str = "application/x-www-form-urlencoded"
 
 
 class Answer:
@@ -83,8 +92,11 @@ class Answer:
         asked: Origin,
         doing: str,
         deadline: Deadline,
+        token: Token | None = None,
         seconds: float = ANSWER_SECONDS,
     ) -> None:
+        self.token = token
+        """The token that was sent to who gave this answer."""
         self._response = response
         self._seconds = seconds
         self._doing = doing
@@ -112,6 +124,10 @@ class Answer:
         """The URL of the next page (``Link: <...>; rel="next"``), or None."""
         url = self._response.links.get("next", {}).get("url")
         return None if url is None else urljoin(self._response.url, url)
+
+    def close(self) -> None:
+        """Give the connection back, or up when the body was not read to its end."""
+        self._response.close()
 
     def pieces(self) -> Iterator[bytes]:
         """The body as it arrives, at most `PIECE` bytes at a time; a break raises `Unavailable`."""
@@ -145,6 +161,26 @@ class Answer:
         return bytes(body)
 
 
+@frozen
+class _Request:
+    """What is asked, wherever redirects lead."""
+
+    doing: str
+    deadline: Deadline
+    credential: Credential | None
+    headers: Mapping[str, str]
+    content: Content | None
+
+    @property
+    def method(self) -> str:
+        return "GET" if self.content is None else "POST"
+
+    def refuse(self, status: int, target: str) -> NoReturn:
+        """Raise for a redirect to *target* of what may not be sent on."""
+        msg = f"{self.doing}: answered {status}, a redirect to {Origin.of(target)}"
+        raise Misanswer(msg, about="page", hint="secrets are not sent on: name the address that answers itself")
+
+
 class HttpSession(requests.Session):
     """
     Connections that are kept and shared by all threads; TLS is always verified.
@@ -159,10 +195,13 @@ class HttpSession(requests.Session):
         *,
         ca_bundle: Path | None = None,
         now: Callable[[], float] = time.time,
+        secrets: Secrets | None = None,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         super().__init__()
         self.now = now
+        self.secrets = Secrets() if secrets is None else secrets
+        """Every token that was sent, for those who tell what was answered."""
         self._answer_seconds = answer_seconds
         self._ca_bundle = None if ca_bundle is None else _checked(ca_bundle)
         self.auth = _no_netrc
@@ -182,48 +221,77 @@ class HttpSession(requests.Session):
         deadline: Deadline,
         credential: Credential | None = None,
         headers: Mapping[str, str] | None = None,
+        content: Content | None = None,
     ) -> Iterator[Answer]:
         """
         GET *url* once, following at most `MAX_REDIRECTS`, and yield the answer whatever its status.
 
-        The token of *credential* goes to its own origin and to nobody else. *doing* ("asking x for y")
+        With *content* it is a POST, and a redirect is an error: secrets are not sent on. The token of *credential* goes to
+        its own origin and to nobody else; when it is refused (401) and another can be had, *url* is asked once more with that.
+        What fetching a token raises passes through. *doing* ("asking x for y")
         begins every message. Raises `Unavailable`, `ConfigError` for a certificate that cannot be
         verified, `AccessDenied` for a proxy that refuses, `IntegrityError` for redirects that make no sense.
         """
+        request = _Request(doing, deadline, credential, headers or {}, content)
+        answer = self._follow(url, request)
+        try:
+            if answer.status == 401 and credential and answer.token and credential.source.forget(answer.token):  # noqa: PLR2004  # HTTP's own number
+                _log.info("%s: the token was refused; asking once more with a new one", doing)
+                answer.read(_MAX_DRAIN)
+                answer.close()
+                answer = self._follow(url, request)
+            yield answer
+        finally:
+            answer.close()
+
+    def _follow(self, url: str, request: _Request) -> Answer:
+        """The first answer that is not a redirect, to be closed."""
         asked = Origin.of(url)
+        doing, deadline = request.doing, request.deadline
         for _ in range(MAX_REDIRECTS + 1):
             deadline.check(doing)
-            response = self._send(url, doing, deadline, credential, headers or {})
+            response, token = self._send(url, request)
             try:
                 target = _redirect(self, response, doing)
-                answer = Answer(response, asked=asked, doing=doing, deadline=deadline, seconds=self._answer_seconds)
-                _log.debug("GET %s: %d", redact(url), answer.status)
+                answer = Answer(
+                    response, asked=asked, doing=doing, deadline=deadline, token=token, seconds=self._answer_seconds
+                )
+                _log.debug("%s %s: %d", request.method, redact(url, secrets=self.secrets), answer.status)
                 if target is None:
-                    yield answer
-                    return
+                    return answer
+                if request.content is not None:
+                    request.refuse(answer.status, target)
                 # Read, so that the connection can be used again: the Hub redirects every small file.
                 answer.read(_MAX_DRAIN)
-            finally:
+            except BaseException:
                 response.close()
+                raise
+            response.close()
             url = target
         msg = f"{doing}: more than {MAX_REDIRECTS} redirects, the last to {Origin.of(url)}"
         raise IntegrityError(msg, hint="a proxy or a mirror is set up wrongly: it sends us in a circle")
 
-    def _send(
-        self, url: str, doing: str, deadline: Deadline, credential: Credential | None, headers: Mapping[str, str]
-    ) -> requests.Response:
+    def _send(self, url: str, request: _Request) -> tuple[requests.Response, Token | None]:
+        """The answer of *url*, and the token that was sent there."""
+        doing, deadline, content = request.doing, request.deadline, request.content
+        data = None if content is None else content.data
+        headers = {**request.headers, **({} if content is None else {"Content-Type": content.type})}
         with translating(doing):
-            prepared = self.prepare_request(requests.Request("GET", url, headers=dict(headers)))
+            prepared = self.prepare_request(requests.Request(request.method, url, headers=headers, data=data))
             sent_to = prepared.url or url
-            # The origin of the URL as it will be sent: two parsers that read a URL differently would leak the token.
-            if credential is not None and Origin.of(sent_to) == credential.origin:
-                prepared.headers["Authorization"] = f"Bearer {credential.token.secret}"
+        token = None
+        # The origin of the URL as it will be sent: two parsers that read a URL differently would leak the token.
+        if request.credential is not None and Origin.of(sent_to) == request.credential.origin:
+            token = request.credential.source.token(deadline=deadline)
+            self.secrets.add(token.secret)
+            prepared.headers["Authorization"] = f"Bearer {token.secret}"
+        with translating(doing):
             # Given with each request: requests lets REQUESTS_CA_BUNDLE override what is set on a session.
             verify = self._ca_bundle or True
             settings = self.merge_environment_settings(sent_to, {}, True, verify, None)  # noqa: FBT003  # not our signature
             # Not the session's own `send`: even when told not to follow a redirect it parses the target and
             # reads the whole body, however long, and it would keep cookies.
-            return self.get_adapter(sent_to).send(
+            response = self.get_adapter(sent_to).send(
                 prepared,
                 stream=True,
                 timeout=(deadline.at_most(CONNECT_SECONDS), deadline.at_most(READ_SECONDS)),
@@ -231,6 +299,7 @@ class HttpSession(requests.Session):
                 cert=settings["cert"],
                 proxies=settings["proxies"],
             )
+        return response, token
 
 
 def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:

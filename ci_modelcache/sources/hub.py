@@ -8,10 +8,13 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from attrs import evolve
+
 from ci_modelcache.errors import (
     ConfigError,
     FileNotFound,
     IntegrityError,
+    ModelCacheError,
     NotFound,
     RepositoryNotFound,
     SizeMismatch,
@@ -23,6 +26,7 @@ from ci_modelcache.model.ref import RepoType
 from ci_modelcache.sources.answers import Asking, refusal
 from ci_modelcache.sources.http import Answer, Credential, HttpSession, Origin
 from ci_modelcache.sources.protocol import Meaning
+from ci_modelcache.sources.token import StaticToken, Token
 from ci_modelcache.sources.tree import parse_answer, parse_commit, parse_listing, parse_refs, parse_tree
 
 if TYPE_CHECKING:
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
     from ci_modelcache.model.listing import ListedFile, Listing
     from ci_modelcache.model.ref import ModelRef
     from ci_modelcache.sources.protocol import RefName
-    from ci_modelcache.sources.token import Token
+    from ci_modelcache.sources.token import TokenSource
     from ci_modelcache.transfer.deadline import Deadline
     from ci_modelcache.transfer.retry import RetryPolicy
 
@@ -52,16 +56,19 @@ class HubEndpoint:
     """
     A Hub-compatible endpoint, as authority and as source of bytes (`sources.protocol.Upstream`).
 
-    *url* may have a path (a mirror below a prefix). *token* is sent to the origin of *url* only, whatever
+    *url* may have a path (a mirror below a prefix). *token*, or what that source gives, is sent to the origin of *url* only, whatever
     redirects and links say. `resolve`, `listing`, `branches` and `tags` retry by *retry*; `open` does not,
     but keeps to its deadline.
     """
 
-    def __init__(self, url: str, *, session: HttpSession, token: Token | None = None, retry: RetryPolicy) -> None:
+    def __init__(
+        self, url: str, *, session: HttpSession, token: Token | TokenSource | None = None, retry: RetryPolicy
+    ) -> None:
         self._origin = _origin(url)
         self._base = f"{self._origin}{urlsplit(url).path}".rstrip("/")
         self._session = session
-        self._credential = None if token is None else Credential(token, self._origin)
+        source = StaticToken(token) if isinstance(token, Token) else token
+        self._credential = None if source is None else Credential(source, self._origin)
         self._retry = retry
 
     @property
@@ -139,7 +146,7 @@ class HubEndpoint:
             if answer.status == 416:  # noqa: PLR2004  # HTTP's own number
                 raise _unsatisfied(answer, file, start, doing)
             if answer.status not in {200, 206}:
-                raise refusal(answer, self._asking(ref, what, missing=FileNotFound), now=self._session.now())
+                raise self._refusal(answer, self._asking(ref, what, missing=FileNotFound))
             yield self._from(start, answer, file, doing)
 
     def _from(self, start: int, answer: Answer, file: ListedFile, doing: str) -> Iterator[bytes]:
@@ -168,8 +175,10 @@ class HubEndpoint:
         # A 404 without a code could also mean the revision. The repository is named, as it is more often
         # a wrong address, and either way the answer is a definite no that no retry changes.
         page = f"{self._base}/{_FOLDERS[ref.type]}{ref.repo}"
-        token = None if self._credential is None else self._credential.token
-        return Asking(self._base, what, page, token=token, missing=missing)
+        return Asking(self._base, what, page, token=None, missing=missing)
+
+    def _refusal(self, answer: Answer, asking: Asking) -> ModelCacheError:
+        return refusal(answer, evolve(asking, token=answer.token), now=self._session.now())
 
     def _json(self, url: str, asking: Asking, doing: str) -> Any:  # noqa: ANN401  # JSON has no narrower type
         return self._page(url, asking, doing)[0]
@@ -184,7 +193,7 @@ class HubEndpoint:
 
     def _document(self, answer: Answer, asking: Asking, doing: str) -> Any:  # noqa: ANN401  # as above
         if answer.status != 200:  # noqa: PLR2004  # HTTP's own number
-            raise refusal(answer, asking, now=self._session.now())
+            raise self._refusal(answer, asking)
         data = answer.read(MAX_DOCUMENT + 1)
         return parse_answer(data, doing=doing, content_type=answer.headers.get("Content-Type", ""))
 
@@ -197,8 +206,8 @@ class HubEndpoint:
         """
         parts = urlsplit(following)
         if not parts.query or not parts.path.endswith(urlsplit(tree).path.rpartition("/api/")[2]):
-            secrets = () if self._credential is None else (self._credential.token.secret,)
-            msg = f"{doing}: the link to the next page leads elsewhere: {redact(following, secrets=secrets)!r:.200}"
+            shown = redact(following, secrets=self._session.secrets)
+            msg = f"{doing}: the link to the next page leads elsewhere: {shown!r:.200}"
             raise IntegrityError(msg)
         return f"{tree}?{parts.query}"
 

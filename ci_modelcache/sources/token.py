@@ -1,13 +1,17 @@
-"""The only module that holds an access token; whatever shows it shows ``***``."""
+"""The only module that holds an access token, whatever shows it shows ``***``, and says where the next one comes from."""
 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import field, frozen
 
 from ci_modelcache.errors import ConfigError
 from ci_modelcache.model.redact import HIDDEN
+
+if TYPE_CHECKING:
+    from ci_modelcache.transfer.deadline import Deadline
 
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 
@@ -32,3 +36,33 @@ class Token:
 
     def __str__(self) -> str:
         return HIDDEN
+
+
+class TokenSource(Protocol):
+    """Where the tokens for one origin come from; any thread may ask, and asking again is cheap."""
+
+    def token(self, *, deadline: Deadline) -> Token:
+        """
+        A token that is good now.
+
+        Raises `ConfigError` for a provider that is set up wrongly, `AccessDenied` for one that refuses, `Unavailable` for
+        one that cannot be reached and is worth another try, `DeadlineExceeded`.
+        """
+
+    def forget(self, token: Token) -> bool:
+        """*token* was refused (401): never give it again. True when the next one may be another one, so that it is worth a try."""
+
+
+@frozen
+class StaticToken:
+    """The one token that there is (`TokenSource`)."""
+
+    _token: Token
+
+    def token(self, *, deadline: Deadline) -> Token:
+        del deadline
+        return self._token
+
+    def forget(self, token: Token) -> bool:
+        del token
+        return False
