@@ -16,8 +16,10 @@ from requests.adapters import HTTPAdapter
 
 from ci_modelcache.errors import ConfigError, IntegrityError, Misanswer, Unavailable
 from ci_modelcache.model.redact import Secrets, redact
+from ci_modelcache.sources.grants import grant_of, quota_of
 from ci_modelcache.sources.token import Token, TokenSource
 from ci_modelcache.sources.transport import translating
+from ci_modelcache.transfer.budget import Budget, Unmetered
 from ci_modelcache.transfer.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -187,7 +189,7 @@ class HttpSession(requests.Session):
 
     *ca_bundle* is a file or folder of certificates that replaces the built-in ones; without it
     REQUESTS_CA_BUNDLE counts. HTTP_PROXY, HTTPS_PROXY and NO_PROXY are obeyed; .netrc and cookies are
-    not: what is sent to whom must not depend on a file that a CI image happens to have.
+    not: what is sent to whom must not depend on a file that a CI image happens to have. Without leave of *budget* nothing is sent.
     """
 
     def __init__(
@@ -196,12 +198,14 @@ class HttpSession(requests.Session):
         ca_bundle: Path | None = None,
         now: Callable[[], float] = time.time,
         secrets: Secrets | None = None,
+        budget: Budget | None = None,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         super().__init__()
         self.now = now
         self.secrets = Secrets() if secrets is None else secrets
         """Every token that was sent, for those who tell what was answered."""
+        self._budget = budget or Unmetered()
         self._answer_seconds = answer_seconds
         self._ca_bundle = None if ca_bundle is None else _checked(ca_bundle)
         self.auth = _no_netrc
@@ -229,7 +233,7 @@ class HttpSession(requests.Session):
         With *content* it is a POST, and a redirect is an error: secrets are not sent on. The token of *credential* goes to
         its own origin and to nobody else; when it is refused (401) and another can be had, *url* is asked once more with that.
         What fetching a token raises passes through. *doing* ("asking x for y")
-        begins every message. Raises `Unavailable`, `ConfigError` for a certificate that cannot be
+        begins every message. Raises `Unavailable` (`RateLimited` without asking, when the budget has nothing left), `ConfigError` for a certificate that cannot be
         verified, `AccessDenied` for a proxy that refuses, `IntegrityError` for redirects that make no sense.
         """
         request = _Request(doing, deadline, credential, headers or {}, content)
@@ -285,6 +289,7 @@ class HttpSession(requests.Session):
             token = request.credential.source.token(deadline=deadline)
             self.secrets.add(token.secret)
             prepared.headers["Authorization"] = f"Bearer {token.secret}"
+        ticket = self._budget.take(quota_of(sent_to, token))
         with translating(doing):
             # Given with each request: requests lets REQUESTS_CA_BUNDLE override what is set on a session.
             verify = self._ca_bundle or True
@@ -299,6 +304,7 @@ class HttpSession(requests.Session):
                 cert=settings["cert"],
                 proxies=settings["proxies"],
             )
+        self._budget.note(ticket, grant_of(response.status_code, response.headers, now=self.now()))
         return response, token
 
 
