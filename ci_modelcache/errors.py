@@ -87,6 +87,8 @@ class StoreUnsupported(ConfigError):
 
 class NotFound(ModelCacheError):
     exit_code = 10
+    definite: bool = False
+    """Whether a source said in so many words that it has no such thing, rather than that it knows nothing of it (yet)."""
 
 
 class ObjectNotFound(NotFound):

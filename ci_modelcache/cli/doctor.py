@@ -32,6 +32,7 @@ def command(ctx: click.Context, run: Run, ref: str | None) -> None:
     The folders, the store and, when REF is given, the Hub are tried out. Unless the mode is read, a few small objects are
     written to the store and removed again. The exit code is that of the first failure.
     """
+    run.forced = True  # what is examined is how it is now
     report = doctor(
         cache=run.cache(),
         upstream=run.upstream,

@@ -24,17 +24,28 @@ if TYPE_CHECKING:
     ),
 )
 @click.argument("refs", nargs=-1, metavar="[REF]...")
+@click.option("--force-download", is_flag=True, help="Fetch everything again, and replace what the store has.")
 @selecting
-def command(run: Run, **given: Any) -> None:  # noqa: ANN401  # click's
+def command(run: Run, *, force_download: bool, **given: Any) -> None:  # noqa: ANN401  # click's
     """
     Fill the store with models, and restore nothing.
 
     The Hub is always asked what a branch means now. Without REF all models of modelcache.toml are meant.
     The commit of each is printed, as a REF that means exactly this for ever.
     """
+    run.forced = force_download
     chosen = targets(Asked(**given), run.config)
     cache, reports = run.cache_to_fill(), list[FetchReport]()
     for target in chosen:
-        reports.append(fetch(target.ref, selection=target.selection, cache=cache, upstream=run.upstream, step=run.step))
+        reports.append(
+            fetch(
+                target.ref,
+                selection=target.selection,
+                cache=cache,
+                upstream=run.upstream,
+                step=run.step,
+                force=force_download,
+            )
+        )
         run.say(fetched(reports[-1]))
     run.show({"snapshots": reports}, [pinned(report.ref, report.commit) for report in reports])

@@ -44,6 +44,7 @@ def command(run: Run, *, check: bool, upgrade: bool) -> None:
         check_lock(models, read_lock(path))
         run.show({"path": str(path), "matches": len(models)}, [f"{path} matches: {count(len(models), 'model')}"])
         return
+    run.forced = True  # somebody who has just pushed a tag locks it now
     report = lock(models, path, upgrade=upgrade, cache=run.cache_to_fill(), upstream=run.upstream, step=run.step)
     run.say(f"wrote {report.path} in {report.seconds:.1f} s; commit it")
     run.show(report, locked(report))

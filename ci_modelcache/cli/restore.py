@@ -30,10 +30,22 @@ if TYPE_CHECKING:
 @click.argument("refs", nargs=-1, metavar="[REF]...")
 @click.option("--to", metavar="DIR", type=click.Path(), help="Restore into DIR; several models into DIR/ORG/NAME.")
 @click.option("--locked", is_flag=True, help="Accept only what modelcache.lock names.")
+@click.option(
+    "--force-download", is_flag=True, help="Fetch everything again, and replace what is here and in the store."
+)
 @click.option("--fail-on-miss", is_flag=True, help="Exit with 10 instead of fetching what the store lacks.")
 @click.option("--prune-extra", is_flag=True, help="Remove files at the destination that the model does not have.")
 @selecting
-def command(run: Run, to: str | None, *, locked: bool, fail_on_miss: bool, prune_extra: bool, **given: Any) -> None:  # noqa: ANN401  # click's
+def command(
+    run: Run,
+    to: str | None,
+    *,
+    locked: bool,
+    force_download: bool,
+    fail_on_miss: bool,
+    prune_extra: bool,
+    **given: Any,  # noqa: ANN401  # click's
+) -> None:
     """
     Put models in place, verified, from the store or the Hub.
 
@@ -43,6 +55,10 @@ def command(run: Run, to: str | None, *, locked: bool, fail_on_miss: bool, prune
     if to == "":
         msg = "--to names no folder"
         raise ConfigError(msg, hint="an unset variable makes it empty")
+    if force_download and fail_on_miss:
+        msg = "--force-download fetches everything, and --fail-on-miss forbids to fetch anything"
+        raise ConfigError(msg, hint="give one of the two")
+    run.forced = force_download
     asked, held = Asked(**given), locks(run.config, locked=locked, check=not given["refs"])
     chosen = targets(asked, run.config, locks=held)
     cache, reports = run.cache(), list[RestoreReport]()
@@ -54,6 +70,7 @@ def command(run: Run, to: str | None, *, locked: bool, fail_on_miss: bool, prune
             fail_on_miss=fail_on_miss,
             prune_extra=prune_extra,
             revision_ttl=run.config.revision_ttl,
+            force=force_download,
         )
         layout = run.layout(target.ref, folder)
         reports.append(restore(target.ref, layout, cache=cache, upstream=run.upstream, step=run.step, options=options))

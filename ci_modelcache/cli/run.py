@@ -39,6 +39,8 @@ class Run:
         self._as_json = as_json
         self._quiet = verbosity < 0
         self._deadline = Deadline(config.deadline)
+        self.forced = False
+        """Whether nothing that is remembered of upstream counts; to be set before `upstream` is made."""
 
     # --- what is shown
 
@@ -91,11 +93,16 @@ class Run:
         """The Hub that is asked, or one that may not be."""
         from ci_modelcache.sources.http import HttpSession  # noqa: PLC0415  # `requests` is slow to import
         from ci_modelcache.sources.hub import HubEndpoint  # noqa: PLC0415  # as above
+        from ci_modelcache.sources.sparing import Sparing  # noqa: PLC0415  # as above
+        from ci_modelcache.transfer.refusals import Refusals  # noqa: PLC0415  # as above
 
         if self.config.offline:
             return self._offline(f"offline is set by {self.config.origins['offline']}")
         session = HttpSession(ca_bundle=self.config.hub_ca_bundle)
-        return HubEndpoint(self.config.endpoint, session=session, token=self.config.token, retry=self.retry)
+        token = self.config.token
+        endpoint = HubEndpoint(self.config.endpoint, session=session, token=token, retry=self.retry)
+        refusals = Refusals(self.config.state / "refusals", believe=self.config.revision_ttl > 0 and not self.forced)
+        return Sparing(endpoint, refusals, secret="" if token is None else token.secret)
 
     @property
     def nobody(self) -> Upstream:

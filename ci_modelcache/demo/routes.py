@@ -7,12 +7,13 @@ llama.cpp read. Xet is not offered: plain HTTP is what every client can.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from ci_modelcache.demo.exchange import CDN, Refusal, Reply, Request, as_json, error, plain, redirect, send_file
 from ci_modelcache.demo.repository import Commit, Repository, StoredFile, folders
@@ -215,7 +216,18 @@ def _info(request: Request, repository: Repository, commit: Commit) -> Reply:
     named = {"_id": commit.oid[:24], "id": repository.name, "sha": commit.oid}
     named |= {"lastModified": _DATE, "createdAt": _DATE}
     access = {"private": repository.private, "gated": "auto" if repository.gated else False, "disabled": False}
-    return as_json({**named, **access, "downloads": 0, "likes": 0, "tags": [], "siblings": siblings})
+    info = as_json({**named, **access, "downloads": 0, "likes": 0, "tags": [], "siblings": siblings})
+    return _unless_known(request, info)
+
+
+def _unless_known(request: Request, reply: Reply) -> Reply:
+    """*reply* with the weak ETag that the Hub's framework makes (length and SHA-1 of the body); or 304 to one who has it."""
+    body = b"".join(reply.body())
+    digest = hashlib.sha1(body, usedforsecurity=False).digest()
+    etag = f'W/"{len(body):x}-{base64.b64encode(digest)[:27].decode()}"'
+    if request.headers.get("If-None-Match") == etag:
+        return Reply(304, {"ETag": etag, "Content-Length": "0"}, lambda: iter(()))
+    return evolve(reply, headers={**reply.headers, "ETag": etag})
 
 
 def _commits(_request: Request, repository: Repository, commit: Commit) -> Reply:

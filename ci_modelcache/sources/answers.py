@@ -104,11 +104,13 @@ def _by_status(answer: Refused, asking: Asking, *, now: float) -> ModelCacheErro
 def _by_code(answer: Refused, asking: Asking) -> ModelCacheError | None:
     code = answer.headers.get("X-Error-Code")
     if code == "RevisionNotFound":
-        return RevisionNotFound(
-            f"{asking.where} has no such revision: {asking.what}", hint="check the branch, tag or commit"
-        )
+        said = f"{asking.where} has no such revision: {asking.what}"
+        return _definite(RevisionNotFound(said, hint="check the branch, tag or commit"))
     if code == "EntryNotFound":
-        return FileNotFound(f"{asking.where} has no such file: {asking.what}")
+        missing = FileNotFound(f"{asking.where} has no such file: {asking.what}")
+        # Of which commit that is true, it says itself; of another than was asked for it tells nothing.
+        commit = answer.headers.get("X-Repo-Commit", "")
+        return _definite(missing) if commit and asking.what.endswith(f"@{commit}") else missing
     if code == "GatedRepo":
         first = "" if asking.token is not None else "set HF_TOKEN to a token of an account that has access; "
         return AccessDenied(
@@ -121,8 +123,13 @@ def _by_code(answer: Refused, asking: Asking) -> ModelCacheError | None:
         hint = "check the name" + (
             "; a private repository looks the same to a token without access" if asking.token is not None else ""
         )
-        return RepositoryNotFound(f"{asking.where} has no such repository: {asking.what}", hint=hint)
+        return _definite(RepositoryNotFound(f"{asking.where} has no such repository: {asking.what}", hint=hint))
     return None
+
+
+def _definite(error: NotFound) -> NotFound:
+    error.definite = True
+    return error
 
 
 def _denied(status: int, said: str, asking: Asking) -> AccessDenied:
