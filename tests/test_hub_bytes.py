@@ -9,19 +9,23 @@ import pytest
 
 from ci_modelcache.demo.hub import LoopbackHub
 from ci_modelcache.errors import (
+    BrokenOff,
     DeadlineExceeded,
     DigestMismatch,
     FileNotFound,
     IntegrityError,
+    Misanswer,
     ModelCacheError,
     RateLimited,
     SizeMismatch,
+    Stalled,
     Unavailable,
 )
 from tests.parts.hub import REF, TINY, WEIGHTS, MakeEndpoint, listed, read, read_verified
 from tests.parts.hub_faults import (
     Cut,
     Flipped,
+    HangUp,
     IgnoredRange,
     OverLong,
     Pointer,
@@ -79,7 +83,7 @@ def test_skipping_to_the_offset_keeps_to_the_deadline(endpoint: MakeEndpoint) ->
 
 def test_a_part_from_another_offset_is_refused(hub: LoopbackHub, endpoint: MakeEndpoint) -> None:
     hub.faults.append(WrongOffset(off=-1))
-    with pytest.raises(IntegrityError, match="asked for bytes from 100, got bytes from 99"):
+    with pytest.raises(Misanswer, match="asked for bytes 100 to 307199, got bytes 99 to 307199"):
         read(endpoint(hub.url), MODEL, start=100)
 
 
@@ -94,9 +98,12 @@ def test_a_part_from_another_offset_that_lies_about_it_is_found_by_the_digest(
 @pytest.mark.parametrize(
     ("header", "kind", "said"),
     [
-        (None, IntegrityError, "does not say which"),
-        ("bytes 100-", IntegrityError, "does not say which"),
-        ("bytes */307200", IntegrityError, "does not say which"),
+        (None, Misanswer, "does not say which"),
+        ("bytes 100-", Misanswer, "does not say which"),
+        ("bytes */307200", Misanswer, "does not say which"),
+        ("bytes 100-99/307200", Misanswer, "does not say which"),
+        ("bytes 100-307200/307200", Misanswer, "does not say which"),
+        ("bytes 100-199/307200", Misanswer, "bytes 100 to 199 in a body of 307100"),
         ("bytes 100-307198/307199", SizeMismatch, "expected 307200 bytes, got 307199"),
     ],
 )
@@ -134,9 +141,8 @@ def test_a_range_that_cannot_be_had_says_why(  # a table
         (Truncated(keep=100), 100, "None"),
         (OverLong(extra=1), 307_201, "None"),
         (Pointer(), 131, "git-lfs pointer"),
-        (WebPage(), 37, "login page"),
     ],
-    ids=["short", "long", "pointer", "page"],
+    ids=["short", "long", "pointer"],
 )
 def test_another_length_than_listed_is_refused_before_a_byte_is_passed_on(  # a table
     hub: LoopbackHub, endpoint: MakeEndpoint, fault: Fault, actual: int, hint: str
@@ -148,12 +154,24 @@ def test_another_length_than_listed_is_refused_before_a_byte_is_passed_on(  # a 
     assert hint in str(caught.value.hint)
 
 
-def test_a_web_page_that_is_as_long_as_the_file_is_found_by_the_digest(
-    hub: LoopbackHub, endpoint: MakeEndpoint
+@pytest.mark.parametrize("page", [b"<html>", b"<html>".ljust(len(TINY["config.json"]))], ids=["short", "as long"])
+def test_a_web_page_in_place_of_a_file_is_an_answer_to_another_question(
+    hub: LoopbackHub, endpoint: MakeEndpoint, page: bytes
 ) -> None:
-    hub.faults.append(WebPage(page=b"<html>".ljust(len(TINY["config.json"])), when=files))
-    with pytest.raises(DigestMismatch):
-        read_verified(endpoint(hub.url), "config.json")
+    hub.faults.append(WebPage(page=page, when=files))
+    with pytest.raises(Misanswer, match=f"from {hub.url}: expected a file of 23 bytes, got a web page") as caught:
+        read(endpoint(hub.url), "config.json")
+    assert caught.value.about == "page"
+    assert "login page" in str(caught.value.hint)
+
+
+def test_a_file_that_is_a_web_page_is_read_and_another_page_in_its_place_is_not(endpoint: MakeEndpoint) -> None:
+    with LoopbackHub(faults=[WithHeaders(change={"Content-Type": "text/html"}, when=files)]) as hub:
+        hub.add_repo("acme/tiny", {"main": {"report.html": b"<html>fine</html>"}})
+        assert read(endpoint(hub.url), "report.html") == b"<html>fine</html>"
+        hub.faults[:] = [WebPage(when=files)]
+        with pytest.raises(Misanswer, match="got a web page of 37 bytes"):
+            read(endpoint(hub.url), "report.html")
 
 
 def test_a_body_without_end_is_found_by_its_reader(hub: LoopbackHub, endpoint: MakeEndpoint) -> None:
@@ -182,13 +200,29 @@ def test_a_read_that_breaks_off_goes_on_where_it_was(hub: LoopbackHub, endpoint:
 
 def test_a_break_is_unavailable_and_says_so(hub: LoopbackHub, endpoint: MakeEndpoint) -> None:
     hub.faults.append(Cut(after=100))
-    with pytest.raises(Unavailable, match=f"reading {MODEL} of acme/tiny@.*: the connection ended early"):
+    with pytest.raises(BrokenOff, match=f"reading {MODEL} of acme/tiny@.*: the connection ended early"):
+        read(endpoint(hub.url), MODEL)
+
+
+@pytest.mark.parametrize("start", [0, 1000])
+def test_an_end_that_the_connection_does_not_show_is_a_break(
+    hub: LoopbackHub, endpoint: MakeEndpoint, start: int
+) -> None:
+    """Without Content-Length an early end looks like a good one."""
+    hub.faults += [WithHeaders(change={"Content-Length": None}, when=files), Truncated(keep=100, matching=False)]
+    with pytest.raises(BrokenOff, match=f"ended early, after 100 of {307_200 - start} bytes"):
+        read(endpoint(hub.url), MODEL, start=start)
+
+
+def test_a_reset_is_a_break(hub: LoopbackHub, endpoint: MakeEndpoint) -> None:
+    hub.faults.append(HangUp(reset=True, when=files))
+    with pytest.raises(BrokenOff, match=f"from {hub.url}: "):
         read(endpoint(hub.url), MODEL)
 
 
 def test_a_stall_for_ever_ends(hub: LoopbackHub, endpoint: MakeEndpoint) -> None:
     hub.faults.append(Stall(after=100))
-    with pytest.raises(Unavailable, match="no answer in time"):
+    with pytest.raises(Stalled, match="no answer in time"):
         read(endpoint(hub.url, seconds=0.5), MODEL)
 
 
@@ -211,21 +245,55 @@ def test_a_flipped_bit_once_is_gone_the_second_time_and_always_is_a_mismatch(
 
 
 @pytest.mark.parametrize(
-    "change", [{"ETag": '"0000"'}, {"X-Repo-Commit": MISSING}, {"X-Linked-Etag": None, "ETag": None}]
+    ("path", "change", "about", "said"),
+    [
+        (MODEL, {"X-Repo-Commit": MISSING}, "commit", f"asked for commit .*, got commit {MISSING}"),
+        ("config.json", {"X-Repo-Commit": MISSING}, "commit", f"asked for commit .*, got commit {MISSING}"),
+        (MODEL, {"X-Linked-Etag": f'W/"{"0" * 64}"'}, "etag", f"expected the content .*, was offered {'0' * 64}"),
+        (MODEL, {"X-Linked-Etag": None, "ETag": f'"{"0" * 64}"'}, "etag", "expected the content"),
+        ("config.json", {"ETag": f'"{MISSING}"'}, "etag", f"expected the content .*, was offered {MISSING}"),
+    ],
 )
-def test_what_headers_say_about_a_file_is_not_believed_in_either_direction(
+def test_a_hub_that_says_that_it_has_something_else_is_not_read(  # a table
+    hub: LoopbackHub, endpoint: MakeEndpoint, path: str, change: dict[str, str | None], about: str, said: str
+) -> None:
+    hub.faults.append(WithHeaders(change=change, when=naming("/resolve/")))
+    with pytest.raises(Misanswer, match=f"from {hub.url}: {said}") as caught:
+        read(endpoint(hub.url), path)
+    assert caught.value.about == about
+
+
+def test_a_linked_size_that_is_another_is_refused(hub: LoopbackHub, endpoint: MakeEndpoint) -> None:
+    hub.faults.append(WithHeaders(change={"X-Linked-Size": "99"}, when=naming("/resolve/")))
+    with pytest.raises(SizeMismatch, match="expected 307200 bytes, got 99"):
+        read(endpoint(hub.url), MODEL)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ETag": '"0000"'},
+        {"ETag": f'"{MISSING}"', "X-Repo-Commit": None},
+        {"ETag": f'"{"0" * 64}"', "X-Repo-Commit": None},
+        {"X-Repo-Commit": "main"},
+        {"X-Linked-Etag": None, "ETag": None},
+        {"X-Linked-Size": "unknown"},
+    ],
+)
+def test_what_says_nothing_about_the_content_is_no_reason_to_refuse_it(
     hub: LoopbackHub, endpoint: MakeEndpoint, change: dict[str, str | None]
 ) -> None:
-    """The listing and the bytes decide: mirrors write what they like into these headers."""
-    hub.faults.append(WithHeaders(change=change))
+    """The listing and the bytes decide: a server that is no Hub has tags of its own, and so has a CDN."""
+    hub.faults.append(WithHeaders(change=change, when=files))
     assert read_verified(endpoint(hub.url), MODEL) == WEIGHTS
     assert read_verified(endpoint(hub.url), "config.json") == TINY["config.json"]
 
 
 def test_an_encoded_body_is_refused(hub: LoopbackHub, endpoint: MakeEndpoint) -> None:
     hub.faults.append(WithHeaders(change={"Content-Encoding": "gzip"}))
-    with pytest.raises(IntegrityError, match="got them encoded as 'gzip'"):
+    with pytest.raises(Misanswer, match="got them encoded as 'gzip'") as caught:
         read(endpoint(hub.url), MODEL)
+    assert caught.value.about == "encoding"
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 500])

@@ -95,8 +95,11 @@ class Answer:
         doing: str,
         deadline: Deadline,
         token: Token | None = None,
+        hops: tuple[Mapping[str, str], ...] = (),
         seconds: float = ANSWER_SECONDS,
     ) -> None:
+        self.hops = (*hops, response.headers)
+        """The headers of every answer on the way here, redirects first, those of this one last."""
         self.token = token
         """The token that was sent to who gave this answer."""
         self._response = response
@@ -115,6 +118,11 @@ class Answer:
     def headers(self) -> Mapping[str, str]:
         """The headers; names are looked up without regard to case."""
         return self._response.headers
+
+    @property
+    def url(self) -> str:
+        """Where it came from in the end. After a redirect this may be signed, which makes it a secret."""
+        return self._response.url
 
     @property
     def stranger(self) -> str | None:
@@ -252,13 +260,20 @@ class HttpSession(requests.Session):
         """The first answer that is not a redirect, to be closed."""
         asked = Origin.of(url)
         doing, deadline = request.doing, request.deadline
+        hops: tuple[Mapping[str, str], ...] = ()
         for _ in range(MAX_REDIRECTS + 1):
             deadline.check(doing)
             response, token = self._send(url, request)
             try:
                 target = _redirect(self, response, doing)
                 answer = Answer(
-                    response, asked=asked, doing=doing, deadline=deadline, token=token, seconds=self._answer_seconds
+                    response,
+                    asked=asked,
+                    doing=doing,
+                    deadline=deadline,
+                    token=token,
+                    hops=hops,
+                    seconds=self._answer_seconds,
                 )
                 _log.debug("%s %s: %d", request.method, redact(url, secrets=self.secrets), answer.status)
                 if target is None:
@@ -271,7 +286,7 @@ class HttpSession(requests.Session):
                 response.close()
                 raise
             response.close()
-            url = target
+            url, hops = target, answer.hops
         msg = f"{doing}: more than {MAX_REDIRECTS} redirects, the last to {Origin.of(url)}"
         raise IntegrityError(msg, hint="a proxy or a mirror is set up wrongly: it sends us in a circle")
 

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from ci_modelcache.errors import (
-    ConfigError,
     FileNotFound,
     IntegrityError,
     ModelCacheError,
     NotFound,
     RepositoryNotFound,
-    SizeMismatch,
-    Unavailable,
 )
 from ci_modelcache.model.document import MAX_DOCUMENT
 from ci_modelcache.model.redact import redact
 from ci_modelcache.model.ref import RepoType
+from ci_modelcache.sources.address import parse_address
 from ci_modelcache.sources.answers import Asking, refusal
+from ci_modelcache.sources.bodies import Part, check_links, pieces_of
+from ci_modelcache.sources.detours import Detours
 from ci_modelcache.sources.http import Answer, Credential, HttpSession, Origin
 from ci_modelcache.sources.protocol import Meaning
 from ci_modelcache.sources.token import StaticToken, Token
 from ci_modelcache.sources.tree import parse_answer, parse_commit, parse_listing, parse_refs, parse_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from ci_modelcache.model.listing import ListedFile, Listing
     from ci_modelcache.model.ref import ModelRef
@@ -44,12 +44,11 @@ MAX_PAGES = 2000
 
 _KINDS = {RepoType.MODEL: "models", RepoType.DATASET: "datasets", RepoType.SPACE: "spaces"}
 _FOLDERS = {RepoType.MODEL: "", RepoType.DATASET: "datasets/", RepoType.SPACE: "spaces/"}
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
-_UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})")
+_BODIES = {200, 206, 416}
+"""Answers that are about the bytes asked for, and not about access, limits or trouble."""
+_PASSING = {408, 425, 429}
 _ENTITY_TAG = re.compile(r'(?:W/)?"[!#-~]{1,200}"')
 _SETTLED = 60.0
-_POINTER = b"version https://git-lfs.github.com/spec/"
-_MAX_POINTER = 1024
 
 
 class HubEndpoint:
@@ -58,15 +57,24 @@ class HubEndpoint:
 
     *url* may have a path (a mirror below a prefix). *token*, or what that source gives, is sent to the origin of *url* only, whatever
     redirects and links say. `resolve`, `listing`, `branches` and `tags` retry by *retry*; `open` does not,
-    but keeps to its deadline.
+    but keeps to its deadline. *strict_ranges* is for who has other sources (`sources.bodies.pieces_of`).
     """
 
     def __init__(
-        self, url: str, *, session: HttpSession, token: Token | TokenSource | None = None, retry: RetryPolicy
+        self,
+        url: str,
+        *,
+        session: HttpSession,
+        token: Token | TokenSource | None = None,
+        retry: RetryPolicy,
+        strict_ranges: bool = False,
     ) -> None:
-        self._origin = _origin(url)
-        self._base = f"{self._origin}{urlsplit(url).path}".rstrip("/")
+        self._origin, self._base = parse_address(url, of="a Hub", example="https://huggingface.co", instead="HF_TOKEN")
+        self.strict_ranges = strict_ranges
+        self.sends_ranges: bool | None = None
+        """Whether it sends parts of large files; None before that was seen."""
         self._session = session
+        self._detours = Detours(now=session.now)
         source = StaticToken(token) if isinstance(token, Token) else token
         self._credential = None if source is None else Credential(source, self._origin)
         self._retry = retry
@@ -133,34 +141,58 @@ class HubEndpoint:
         self, ref: ModelRef, commit: str, file: ListedFile, *, start: int = 0, stop: int | None = None
     ) -> Iterator[Iterator[bytes]]:
         what = f"{file.path} of {ref.at(commit)}"
-        doing = f"reading {what} from {self._base}"
-        end = "" if stop is None else stop - 1
-        headers = {"Range": f"bytes={start}-{end}"} if start or stop is not None else {}
-        with self._session.ask(
-            f"{self._base}/{_FOLDERS[ref.type]}{ref.repo}/resolve/{commit}/{quote(file.path)}",
-            doing=doing,
-            deadline=self._retry.deadline,
-            credential=self._credential,
-            headers=headers,
-        ) as answer:
-            if answer.status == 416:  # noqa: PLR2004  # HTTP's own number
-                raise _unsatisfied(answer, file, start, doing)
-            if answer.status not in {200, 206}:
-                raise self._refusal(answer, self._asking(ref, what, missing=FileNotFound))
-            yield self._from(start, answer, file, doing)
+        part = Part(file, f"reading {what} from {self._base}", start, stop)
+        if part.empty:
+            yield iter(())
+            return
+        asking = self._asking(ref, what, missing=FileNotFound)
+        url = f"{self._base}/{_FOLDERS[ref.type]}{ref.repo}/resolve/{commit}/{quote(file.path)}"
+        with ExitStack() as opened:
+            try:
+                yield self._detoured(url, part, asking, opened) or self._sent(url, part, asking, commit, opened)
+            except ModelCacheError:
+                # Also what its reader found, such as other bytes than were promised: the Hub may lead elsewhere next time.
+                self._detours.forget(url)
+                raise
 
-    def _from(self, start: int, answer: Answer, file: ListedFile, doing: str) -> Iterator[bytes]:
-        """The pieces of *answer* from offset *start* of *file*, once its headers agree with what is known."""
-        encoding = answer.headers.get("Content-Encoding", "identity")
-        if encoding != "identity":
-            msg = f"{doing}: expected the bytes as they are, got them encoded as {encoding!r:.40}"
-            raise IntegrityError(msg, hint="a proxy or mirror compresses what it must not")
-        if answer.status == 206:  # noqa: PLR2004  # HTTP's own number
-            _check_range(answer, file, start, doing)
-            return answer.pieces()
-        _check_length(answer, file, doing)
-        # The whole file although a part was asked for: some mirrors know no ranges.
-        return _skipping(start, answer.pieces(), self._retry, doing) if start else answer.pieces()
+    def _sent(self, url: str, part: Part, asking: Asking, commit: str, opened: ExitStack) -> Iterator[bytes]:
+        """The bytes of *part* from this endpoint, or from where it redirects to, which is remembered."""
+        answer = opened.enter_context(
+            self._session.ask(
+                url,
+                doing=part.doing,
+                deadline=self._retry.deadline,
+                credential=self._credential,
+                headers=part.headers,
+            )
+        )
+        if answer.status not in _BODIES:
+            raise self._refusal(answer, asking)
+        check_links(answer.hops, part, commit=commit)
+        pieces = pieces_of(answer, part, self, deadline=self._retry.deadline)
+        if answer.stranger:
+            self._detours.learn(url, answer.url)
+        return pieces
+
+    def _detoured(self, url: str, part: Part, asking: Asking, opened: ExitStack) -> Iterator[bytes] | None:
+        """The bytes of *part* from where *url* redirected to before; None where that is not known, or not good any more."""
+        detour = self._detours.find(url)
+        if detour is None:
+            return None
+        with ExitStack() as attempt:
+            # No credential: a signed URL needs none, and refuses a request that has one.
+            answer = attempt.enter_context(
+                self._session.ask(detour, doing=part.doing, deadline=self._retry.deadline, headers=part.headers)
+            )
+            if answer.status not in _BODIES:
+                if answer.status in _PASSING or answer.status >= 500:  # noqa: PLR2004  # HTTP's own numbers
+                    raise refusal(_Detoured(answer, str(Origin.of(detour))), asking, now=self._session.now())
+                self._detours.forget(url)
+                return None
+            check_links(answer.hops, part, commit=None)
+            pieces = pieces_of(answer, part, self, deadline=self._retry.deadline)
+            opened.push(attempt.pop_all())
+            return pieces
 
     def _refs(self, ref: ModelRef, member: str) -> tuple[RefName, ...]:
         doing = f"asking {self._base} for the {member} of {ref.repo}"
@@ -234,58 +266,20 @@ def _validators(answer: Answer) -> dict[str, str]:
     return {**found, "last_modified": modified} if old >= _SETTLED and modified.endswith(" GMT") else found
 
 
-def _origin(url: str) -> Origin:
-    try:
-        parts = urlsplit(url)
-        origin = Origin.of(url)
-    except ValueError as error:
-        msg = f"not the address of a Hub: {redact(url)!r:.200}"
-        raise ConfigError(msg, hint="write it as https://huggingface.co") from error
-    if parts.username is not None or parts.password is not None:
-        msg = f"a user or password in the address of {origin}"
-        raise ConfigError(msg, hint="set HF_TOKEN instead: addresses are shown in messages and logs")
-    if parts.query or parts.fragment:
-        msg = f"the address of a Hub has no query: {redact(urlunsplit(parts))!r:.200}"
-        raise ConfigError(msg, hint="write it as https://huggingface.co")
-    return origin
+@frozen
+class _Detoured:
+    """A `Refused` from where a redirect that is remembered led: what it says is said by a stranger."""
 
+    _answer: Answer
+    stranger: str
 
-def _check_range(answer: Answer, file: ListedFile, start: int, doing: str) -> None:
-    """No client of the Hub checks this, and a part from another offset then corrupts a file in silence."""
-    found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-    if found is None:
-        msg = f"{doing}: asked for bytes from {start}, got a part that does not say which"
-        raise IntegrityError(msg)
-    if int(found[1]) != start:
-        msg = f"{doing}: asked for bytes from {start}, got bytes from {found[1]}"
-        raise IntegrityError(msg)
-    if found[3] != "*" and int(found[3]) != file.size:
-        raise SizeMismatch(doing, expected=file.size, actual=int(found[3]))
+    @property
+    def status(self) -> int:
+        return self._answer.status
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._answer.headers
 
-def _check_length(answer: Answer, file: ListedFile, doing: str) -> None:
-    length = answer.headers.get("Content-Length", "")
-    if not re.fullmatch(r"\d{1,19}", length) or int(length) == file.size:
-        return
-    hint = None
-    if "html" in answer.headers.get("Content-Type", ""):
-        hint = "a login page, a proxy or another web server answers in place of a Hub"
-    elif file.lfs and int(length) <= _MAX_POINTER and answer.read(_MAX_POINTER).startswith(_POINTER):
-        hint = "it is a git-lfs pointer in place of the content: this mirror was filled without git-lfs"
-    raise SizeMismatch(doing, expected=file.size, actual=int(length), hint=hint)
-
-
-def _unsatisfied(answer: Answer, file: ListedFile, start: int, doing: str) -> IntegrityError | Unavailable:
-    found = _UNSATISFIED.fullmatch(answer.headers.get("Content-Range", ""))
-    if found is not None and int(found[1]) != file.size:
-        return SizeMismatch(doing, expected=file.size, actual=int(found[1]))
-    return Unavailable(f"{doing}: refused to send bytes from {start} of {file.size}")
-
-
-def _skipping(count: int, pieces: Iterator[bytes], retry: RetryPolicy, doing: str) -> Iterator[bytes]:
-    """*pieces* without the first *count* bytes; they cost their time, so the deadline is looked at here."""
-    for piece in pieces:
-        retry.deadline.check(doing)
-        if count < len(piece):
-            yield piece[count:]
-        count = max(0, count - len(piece))
+    def read(self, limit: int) -> bytes:
+        return self._answer.read(limit)

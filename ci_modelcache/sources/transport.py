@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 import requests
 import urllib3
 
-from ci_modelcache.errors import AccessDenied, ConfigError, IntegrityError, ModelCacheError, Unavailable
+from ci_modelcache.errors import (
+    AccessDenied,
+    BrokenOff,
+    ConfigError,
+    IntegrityError,
+    ModelCacheError,
+    Stalled,
+    Unavailable,
+)
 from ci_modelcache.model.redact import redact
 
 if TYPE_CHECKING:
@@ -20,6 +28,10 @@ if TYPE_CHECKING:
 
 _TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 _REFUSING = {"401", "403", "407"}
+_SLOW_TO_CONNECT = (requests.exceptions.ConnectTimeout,)
+_SILENT = (TimeoutError, urllib3.exceptions.ReadTimeoutError)
+_CUT_SHORT = (http.client.IncompleteRead,)
+_ENDED = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError, ssl.SSLEOFError)
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 
@@ -28,7 +40,7 @@ def translating(doing: str) -> Iterator[None]:
     """
     Turn what the HTTP libraries raise into our errors, each beginning with *doing* ("asking x for y").
 
-    Nearly all of it is `Unavailable`. Only around our own calls: never around a `yield` to a consumer,
+    Nearly all of it is `Unavailable`: `Stalled` for silence after the connection, `BrokenOff` for its end. Only around our own calls: never around a `yield` to a consumer,
     whose full disk is no network failure.
     """
     try:
@@ -44,13 +56,23 @@ def _translated(error: BaseException, doing: str) -> ModelCacheError:
         return explained
     if isinstance(error, requests.exceptions.InvalidHeader):
         return IntegrityError(f"{doing}: an answer with a header that makes no sense: {_said(causes)}")
-    if any(isinstance(cause, (TimeoutError, urllib3.exceptions.ReadTimeoutError)) for cause in causes):
-        return Unavailable(f"{doing}: no answer in time")
-    if any(isinstance(cause, http.client.IncompleteRead) for cause in causes):
-        return Unavailable(f"{doing}: the connection ended early")
-    if any(isinstance(cause, socket.gaierror) for cause in causes):
-        return Unavailable(f"{doing}: the host name cannot be resolved", hint="check the endpoint's name and DNS")
-    return Unavailable(f"{doing}: {_said(causes)}")
+    return _passing(causes, doing)
+
+
+def _passing(causes: list[BaseException], doing: str) -> Unavailable:
+    """What may be otherwise the next time."""
+    told: tuple[tuple[tuple[type[BaseException], ...], Unavailable], ...] = (
+        (_SLOW_TO_CONNECT, Unavailable(f"{doing}: no connection in time")),
+        (_SILENT, Stalled(f"{doing}: no answer in time")),
+        (_CUT_SHORT, BrokenOff(f"{doing}: the connection ended early")),
+        (_ENDED, BrokenOff(f"{doing}: {_said(causes)}")),
+        (
+            (socket.gaierror,),
+            Unavailable(f"{doing}: the host name cannot be resolved", hint="check the endpoint's name and DNS"),
+        ),
+    )
+    found = (error for kinds, error in told if any(isinstance(cause, kinds) for cause in causes))
+    return next(found, Unavailable(f"{doing}: {_said(causes)}"))
 
 
 def _certificate(causes: list[BaseException], doing: str) -> ModelCacheError | None:

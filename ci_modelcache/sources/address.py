@@ -1,0 +1,31 @@
+"""The only module that checks the address of a web server that its user wrote."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit, urlunsplit
+
+from ci_modelcache.errors import ConfigError
+from ci_modelcache.model.redact import redact
+from ci_modelcache.sources.http import Origin
+
+
+def parse_address(url: str, *, of: str, example: str, instead: str) -> tuple[Origin, str]:
+    """
+    The origin of *url*, and *url* as it is shown and built upon: without a slash at its end.
+
+    Raises `ConfigError` when it is no address *of* ("a Hub"), such as *example*, or has a user, password or query in it, which
+    would be shown in messages and logs; *instead* is where a token belongs.
+    """
+    try:
+        parts = urlsplit(url)
+        origin = Origin.of(url)
+    except ValueError as error:
+        msg = f"not the address of {of}: {redact(url)!r:.200}"
+        raise ConfigError(msg, hint=f"write it as {example}") from error
+    if parts.username is not None or parts.password is not None:
+        msg = f"a user or password in the address of {origin}"
+        raise ConfigError(msg, hint=f"set {instead} instead: addresses are shown in messages and logs")
+    if parts.query or parts.fragment:
+        msg = f"the address of {of} has no query: {redact(urlunsplit(parts))!r:.200}"
+        raise ConfigError(msg, hint=f"write it as {example}")
+    return origin, f"{origin}{parts.path}".rstrip("/")
