@@ -31,12 +31,20 @@ class Sparing:
         self._secret = secret
 
     @property
+    def sends_ranges(self) -> bool | None:
+        return self._upstream.sends_ranges
+
+    @property
     def url(self) -> str:
         return self._upstream.url
 
     @property
     def host(self) -> str:
         return self._upstream.host
+
+    @property
+    def sends_ranges(self) -> bool | None:
+        return self._upstream.sends_ranges
 
     def resolve(self, ref: ModelRef, *, known: Meaning | None = None, patience: float | None = None) -> Meaning:
         ask = self._upstream.resolve

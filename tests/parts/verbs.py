@@ -173,7 +173,12 @@ class Bench:
         )
 
     def fetch(
-        self, ref: str = REPO, *, upstream: Upstream | None = None, selection: Selection | None = None
+        self,
+        ref: str = REPO,
+        *,
+        upstream: Upstream | None = None,
+        selection: Selection | None = None,
+        force: bool = False,
     ) -> FetchReport:
         return fetch(
             ModelRef.parse(ref),
@@ -181,6 +186,7 @@ class Bench:
             cache=self.cache(),
             upstream=upstream or self.upstream(),
             step=self.step(),
+            force=force,
         )
 
     def save(self, directory: Path, ref: str = "acme/saved@v1", *, selection: Selection | None = None) -> SaveReport:
