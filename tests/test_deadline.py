@@ -132,3 +132,20 @@ def test_a_wait_is_cut_to_what_is_left_but_never_to_zero() -> None:
 def test_a_deadline_of_zero_has_passed_already() -> None:
     with pytest.raises(Exception, match="the deadline of 0s passed while starting"):
         Deadline(0, clock=Clock()).check("starting")
+
+
+def test_an_error_says_where_the_time_went() -> None:
+    clock = Clock()
+    deadline = Deadline(10, clock=clock, account=lambda: "waited 9 s for https://a (stalled)")
+    told = "; where the time went: waited 9 s for https://a (stalled)"
+    assert str(deadline.exceeded("reading x")) == f"the deadline of 10s passed while reading x{told}"
+    far = deadline.too_far(20, "reading x", because=Unavailable("reset"))
+    assert str(far) == (
+        f"the deadline of 10s leaves 10s, and reading x would be tried again in 20s; last failure: reset{told}"
+    )
+
+
+def test_the_deadline_of_a_part_says_so_too() -> None:
+    deadline = Deadline(10, clock=Clock(), account=lambda: "waited 9 s")
+    for part in (deadline.watched(1), deadline.sooner(5)):
+        assert str(part.exceeded("reading x")).endswith("; where the time went: waited 9 s")

@@ -8,16 +8,30 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci_modelcache.errors import AccessDenied, DeadlineExceeded, IntegrityError, NotFound, RateLimited, Unavailable
+from ci_modelcache.errors import (
+    AccessDenied,
+    BrokenOff,
+    DeadlineExceeded,
+    IntegrityError,
+    NotFound,
+    RateLimited,
+    Stalled,
+    Unavailable,
+)
+from ci_modelcache.sources.health import cause_of
 from ci_modelcache.transfer.deadline import Deadline
-from ci_modelcache.transfer.retry import LONGEST_PAUSE, RetryPolicy
+from ci_modelcache.transfer.events import Waited
+from ci_modelcache.transfer.retry import LONGEST_PAUSE, RetryPolicy, _reason
 from tests.parts.clocks import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ci_modelcache.transfer.events import Event
 
 
 def longest(_low: float, high: float) -> float:
@@ -99,7 +113,71 @@ def test_nothing_but_the_unavailable_is_tried_again(error: Exception) -> None:
 def test_a_pause_that_was_asked_for_is_kept_even_above_the_cap() -> None:
     clock = Clock()
     policy(clock).call(Failing(RateLimited("429", retry_after=300)), doing="asking")
-    assert clock.slept == [300]
+    assert clock.slept == [301]
+
+
+def told(asked: float, *, seconds: float | None = None, share: float = 1.0) -> list[float]:
+    """The one pause that was made after being asked to wait for so long."""
+    clock = Clock()
+    retry = policy(clock, seconds=seconds, jitter=lambda low, high: low + share * (high - low))
+    retry.call(Failing(RateLimited("429", retry_after=asked)), doing="asking")
+    return clock.slept
+
+
+def test_those_who_were_asked_to_wait_do_not_come_back_all_at_once_and_never_earlier() -> None:
+    assert told(37, share=0.0) == [37]
+    assert told(37, share=0.5) == [37.5]
+    assert told(37, share=1.0) == [38]
+    assert told(5, share=1.0) == [5.5]
+
+
+def test_what_is_added_to_a_pause_never_makes_it_too_long() -> None:
+    assert told(LONGEST_PAUSE) == [LONGEST_PAUSE]
+    assert told(29.9, seconds=30) == [pytest.approx(29.95)]
+
+
+class Told:
+    """Events that are kept; *clock* tells when."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.events: list[tuple[float, Event]] = []
+
+    def record(self, event: Event, /) -> None:
+        self.events.append((self.clock.now, event))
+
+
+def test_every_pause_is_told_before_it_begins_with_its_reason() -> None:
+    clock = Clock()
+    told = Told(clock)
+    retry = evolve(policy(clock), events=told, source="https://a")
+    retry.call(Failing(Unavailable("reset"), RateLimited("429", retry_after=10), Stalled("slow")), doing="asking")
+    assert told.events == [
+        (1000.0, Waited("https://a", 0.5, "unavailable")),
+        (1000.5, Waited("https://a", 11.0, "rate-limited")),
+        (1011.5, Waited("https://a", 2.0, "stalled")),
+    ]
+
+
+def test_a_pause_that_is_not_made_is_not_told() -> None:
+    clock = Clock()
+    told = Told(clock)
+    with pytest.raises(DeadlineExceeded):
+        evolve(policy(clock, seconds=5), events=told).call(Failing(RateLimited("429", retry_after=10)), doing="asking")
+    assert told.events == []
+
+
+def test_a_pause_for_one_of_several_sources_is_told_as_one_for_it() -> None:
+    clock = Clock()
+    told = Told(clock)
+    retry = evolve(policy(clock), events=told, source="all")
+    retry.wait(3.0, Unavailable("down"), doing="asking", told="1 of 2", source="https://b")
+    assert [event for _, event in told.events] == [Waited("https://b", 3.0, "unavailable")]
+
+
+def test_the_words_for_pauses_are_those_of_the_causes_of_failures() -> None:
+    errors = (Unavailable("a"), RateLimited("a"), Stalled("a"), BrokenOff("a"))
+    assert [_reason(error) for error in errors] == [cause_of(error) for error in errors]
 
 
 def test_a_pause_that_was_asked_for_never_shortens_ours() -> None:

@@ -52,13 +52,20 @@ class Deadline:
     """
     The end of a step's time budget, on the monotonic clock; *seconds* None means that there is none.
 
-    Everything that waits asks `remaining` first, and calls `check` between two pieces of work.
+    Everything that waits asks `remaining` first, and calls `check` between two pieces of work. *account* says where the time
+    went, in words (`transfer.ledger`), or nothing; its errors repeat it.
     """
 
     def __init__(
-        self, seconds: float | None = None, *, late: float = 0.0, clock: Callable[[], float] = time.monotonic
+        self,
+        seconds: float | None = None,
+        *,
+        late: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        account: Callable[[], str] = str,
     ) -> None:
         self.seconds = seconds
+        self._account = account
         self._clock = clock
         self._end = math.inf if seconds is None else clock() + seconds + late
 
@@ -73,11 +80,11 @@ class Deadline:
     def watched(self, late: float) -> Deadline:
         """What is left and *late* seconds more, for who watches others that keep to this one and tell more than it can."""
         left = self.remaining()
-        return Deadline(self.seconds, late=left + late - (self.seconds or 0), clock=self._clock)
+        return Deadline(self.seconds, late=left + late - (self.seconds or 0), clock=self._clock, account=self._account)
 
     def sooner(self, seconds: float) -> Deadline:
         """The end of a part of this step that may take *seconds*, or what is left when that is less."""
-        return Deadline(min(seconds, self.remaining()), clock=self._clock)
+        return Deadline(min(seconds, self.remaining()), clock=self._clock, account=self._account)
 
     def check(self, doing: str) -> None:
         """Raise `DeadlineExceeded`, saying what was being done, when nothing is left."""
@@ -88,7 +95,7 @@ class Deadline:
         """The error to raise when the budget ended while *doing*; *because* is the last failure seen."""
         why = "" if because is None else f"; last failure: {because}"
         return DeadlineExceeded(
-            f"the deadline of {format_duration(self.seconds or 0)} passed while {doing}{why}",
+            f"the deadline of {format_duration(self.seconds or 0)} passed while {doing}{why}{self._told()}",
             hint="raise --deadline, or run again: what is complete is kept",
         )
 
@@ -97,6 +104,10 @@ class Deadline:
         left = format_duration(self.remaining())
         return DeadlineExceeded(
             f"the deadline of {format_duration(self.seconds or 0)} leaves {left}, and {doing} would be tried again "
-            f"in {format_duration(delay)}; last failure: {because}",
+            f"in {format_duration(delay)}; last failure: {because}{self._told()}",
             hint="raise --deadline, or run again: what is complete is kept",
         )
+
+    def _told(self) -> str:
+        account = self._account()
+        return f"; where the time went: {account}" if account else ""

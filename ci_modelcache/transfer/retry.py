@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from attrs import evolve, field, frozen
 
 from ci_modelcache.errors import DeadlineExceeded, IntegrityError, RateLimited, Stalled, Unavailable
 from ci_modelcache.transfer.deadline import Deadline, format_duration
+from ci_modelcache.transfer.events import Events, Unrecorded, Waited
 from ci_modelcache.transfer.parallel import bounded
 
 T = TypeVar("T")
@@ -34,15 +36,25 @@ def _asked_for(error: Unavailable) -> float:
     return 0.0 if asked is None or math.isnan(asked) else asked
 
 
+_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
+
+
+def _reason(error: Unavailable) -> str:
+    """The word for *error* as `sources.health.Cause` has it: ``rate-limited``, ``stalled``, ``unavailable``."""
+    return _CAPITAL.sub("-", type(error).__name__).lower()
+
+
 @frozen
 class RetryPolicy:
     """
     How often and how patiently something `Unavailable` is tried again.
 
     At most *attempts* tries; between them full jitter around a doubling pause of *base* to *cap* seconds,
-    but never less than a `RateLimited` asked for, *cap* or not. A pause that would end after *deadline* is not begun:
+    but never less than a `RateLimited` asked for, *cap* or not, and up to a tenth (at most a second) more, so that of many who were
+    asked not all come back at once. A pause that would end after *deadline* is not begun:
     the step ends with `DeadlineExceeded` at once, naming the failure, as waiting could not help. One longer than
     `LONGEST_PAUSE` is not begun either: the failure is raised. *jitter* picks a number between two, as `random.uniform`.
+    Every pause is told to *events* before it begins, as one for *source*.
     """
 
     attempts: int = 6
@@ -51,6 +63,9 @@ class RetryPolicy:
     deadline: Deadline = field(factory=Deadline)
     sleep: Callable[[float], None] = time.sleep
     jitter: Callable[[float, float], float] = random.uniform
+    events: Events = field(factory=Unrecorded)
+    source: str = ""
+    """Who is tried, as its user writes it, without credentials; only for *events*."""
 
     def call(self, operation: Callable[[], T], *, doing: str) -> T:
         """The result of *operation*, which may be called several times and must not mind that."""
@@ -66,11 +81,12 @@ class RetryPolicy:
     @contextmanager
     def briefly(self, *, seconds: float, doing: str) -> Iterator[RetryPolicy]:
         """
-        For who has another way: a policy of two attempts and *seconds* in all, or what is left to the step when that is less.
+        For who has another way: a policy of two attempts and *seconds* in all, or a quarter of what is left to the step when that is less.
 
         When that time is not enough it is `Unavailable`, the last failure if there was one; `DeadlineExceeded` is raised only
         when the whole step has no time left.
         """
+        seconds = min(seconds, self.deadline.remaining() / 4)
         try:
             yield evolve(self, attempts=min(2, self.attempts), deadline=self.deadline.sooner(seconds))
         except DeadlineExceeded as error:
@@ -89,8 +105,12 @@ class RetryPolicy:
         delay = self.delay(failures, error)
         self.wait(delay, error, doing=doing, told=f"{failures} of {self.attempts}")
 
-    def wait(self, delay: float, error: Unavailable, *, doing: str, told: str) -> None:
-        """Sleep for *delay* seconds because of *error*, or raise when that would outlast the deadline or anybody's patience."""
+    def wait(self, delay: float, error: Unavailable, *, doing: str, told: str, source: str = "") -> None:
+        """
+        Sleep for *delay* seconds because of *error*, or raise when that would outlast the deadline or anybody's patience.
+
+        The pause is told as one for *source*, if given in place of the policy's own.
+        """
         left = self.deadline.remaining()
         if delay >= left and math.isfinite(left):
             raise self.deadline.too_far(delay, doing, because=error) from error
@@ -98,6 +118,7 @@ class RetryPolicy:
             error.add_note(f"gave up {doing}: asked to wait {delay:g} s, which is longer than {LONGEST_PAUSE:g} s")
             raise error
         _log.warning("%s; trying again in %.1f s (%s)", error, delay, told)
+        self.events.record(Waited(source or self.source, delay, _reason(error)))
         self.sleep(delay)
 
     def delay(self, failures: int, error: Unavailable) -> float:
@@ -105,7 +126,14 @@ class RetryPolicy:
         window = tenacity.wait_exponential(multiplier=self.base, max=self.cap)
         state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
         state.attempt_number = failures
-        return max(self.jitter(0.0, window(state)), _asked_for(error))
+        asked = _asked_for(error)
+        return max(self.jitter(0.0, window(state)), asked + self._spread(asked))
+
+    def _spread(self, asked: float) -> float:
+        """Seconds on top of what was *asked* for; never so many that the pause would be too long for that reason."""
+        room = min(LONGEST_PAUSE, self.deadline.remaining()) - asked
+        most = min(1.0, asked / 10, room / 2)
+        return self.jitter(0.0, most) if most > 0 else 0.0
 
 
 def once_more(operation: Callable[[], T], *, doing: str) -> T:
