@@ -38,6 +38,7 @@ from ci_modelcache.model.document import parse_json
 from ci_modelcache.model.ref import ModelRef, RepoType
 from ci_modelcache.model.selection import ALL
 from ci_modelcache.transfer.land import replacing
+from ci_modelcache.transfer.partial import sweep_partials
 from ci_modelcache.transfer.receipts import FORGETFUL
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class HubCacheLayout:
             if not ref.is_pinned:
                 # Last: by this the clients find the snapshot.
                 self._write(inside(self.root / "refs", ref.revision), manifest.commit)
+            sweep_partials(self.staging)
         return snapshot
 
     def snapshot_path(self, commit: str) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ci_modelcache.layouts.inside import explaining_denial, inside, require_below, require_file
 from ci_modelcache.transfer.land import sweep
+from ci_modelcache.transfer.partial import sweep_partials
 from ci_modelcache.transfer.place import place
 from ci_modelcache.transfer.receipts import FORGETFUL
 
@@ -66,6 +67,7 @@ class PlainLayout:
             for file in manifest.files:
                 self._finish(file, receipts)
             sweep(self.staging)
+            sweep_partials(self.staging)
             # OSError: another restore into the same folder is still at work, and removes it when it is done.
             with suppress(OSError):
                 self.staging.rmdir()

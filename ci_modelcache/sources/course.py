@@ -13,6 +13,7 @@ from ci_modelcache.errors import (
     AccessDenied,
     BrokenOff,
     ConfigError,
+    DigestMismatch,
     FileNotFound,
     IntegrityError,
     ModelCacheError,
@@ -21,21 +22,26 @@ from ci_modelcache.errors import (
     Unavailable,
 )
 from ci_modelcache.sources.health import Cause, cause_of
+from ci_modelcache.sources.lies import audit
 from ci_modelcache.sources.router import Later, Router, Source
+from ci_modelcache.transfer.assemble import SPLIT
 from ci_modelcache.transfer.events import Attempt
 from ci_modelcache.transfer.watch import WINDOW, watched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
     from ci_modelcache.model.listing import ListedFile
     from ci_modelcache.model.ref import ModelRef
     from ci_modelcache.transfer.assemble import Claim, Claims
+    from ci_modelcache.transfer.partial import Partial, Stretch
     from ci_modelcache.transfer.retry import RetryPolicy
     from ci_modelcache.transfer.throttle import Throttle
 
 _TURN = 0.05
 """Seconds until a connection that others have is asked for again."""
+_LARGE = 4 * SPLIT
+"""Bytes from which on a source is compared with another before it gets more than a first part."""
 FAULTS = (Unavailable, NotFound, AccessDenied, IntegrityError, ConfigError)
 """What a source may do wrong; everything else (a full disk, the deadline, a bug) is none of its faults, and passes."""
 _WORST_FIRST: tuple[type[ModelCacheError], ...] = (IntegrityError, Unavailable, AccessDenied, ConfigError, NotFound)
@@ -73,6 +79,14 @@ class Course:
     monotonic: Callable[[], float] = time.monotonic
     _trials: dict[str, _Trial] = field(factory=dict)
     _lock: threading.Lock = field(factory=threading.Lock)
+    _audited: set[str] = field(factory=set)
+    _on_trial: set[str] = field(factory=set)
+    """Sources that have a connection for this file and get no second one: not compared yet, or without ranges."""
+    _aside: dict[str, str] = field(factory=dict)
+    """Sources that are not asked for this file because they probably lie, and why."""
+    _begun_again: bool = False
+    convicted: list[str] = field(factory=list)
+    """What is known about lies by now, in sentences that name the liar."""
 
     @property
     def doing(self) -> str:
@@ -94,19 +108,33 @@ class Course:
             if source is None:
                 return
             try:
-                claim = claims.take(source.span)
+                claim = claims.take(self._span(source))
                 if claim is None:
                     return
                 try:
                     self._bring(source, claim, claims, stopping)
+                    self._audit(source, claim, claims.partial)
                 finally:
                     claims.release(claim)
             finally:
+                self._on_trial.discard(source.url)
                 self.router.give_back(source)
 
     def room(self) -> bool:
         """As `Lanes` says."""
-        return self.router.has_room(avoid=self.barred, waiting=self._waits_until)
+        return self.router.has_room(avoid=self.barred | self._on_trial, waiting=self._waits_until)
+
+    def _span(self, source: Source) -> int:
+        """Little of a large file, until the source was compared with another; then as much as it brings in seconds."""
+        return SPLIT if self._is_to_be_audited(source) else source.span
+
+    def _is_to_be_audited(self, source: Source) -> bool:
+        return self.file.size > _LARGE and source.url not in self._audited and bool(self.others(source.url))
+
+    def _audit(self, source: Source, claim: Claim, partial: Partial) -> None:
+        if self._is_to_be_audited(source) and claim.offset > claim.start:
+            self._audited.add(source.url)
+            audit(source, claim, partial, self)
 
     def _bring(self, source: Source, claim: Claim, claims: Claims, stopping: threading.Event) -> None:
         partial = claims.partial
@@ -116,9 +144,12 @@ class Course:
             closing(reading.pieces()) as pieces,
         ):
             for piece in pieces:
-                pen.write(piece[: claim.stop - pen.offset])
-                if not claims.arrived(claim, pen.offset) or stopping.is_set():
-                    return
+                rest = piece
+                while rest:
+                    part, rest = rest[: claim.stop - pen.offset], rest[claim.stop - pen.offset :]
+                    pen.write(part)
+                    if stopping.is_set() or not (claims.arrived(claim, pen.offset) or _goes_on(source, claim, claims)):
+                        return
             msg = f"{source.url} ended {self.file.path} at {pen.offset}, expected bytes up to {claim.stop}"
             raise BrokenOff(msg)
 
@@ -131,8 +162,12 @@ class Course:
             barred = self.barred
             if all(source.url in barred for source in self.router.sources):
                 raise self._nobody_left()
-            choice = self.router.choose(avoid=barred, waiting=self._waits_until, path=self.file.path, waited=waited)
+            choice = self.router.choose(
+                avoid=barred | self._on_trial, waiting=self._waits_until, path=self.file.path, waited=waited
+            )
             if not isinstance(choice, Later):
+                if self._is_to_be_audited(choice.source) or choice.source.bytes.sends_ranges is False:
+                    self._on_trial.add(choice.source.url)
                 return choice.source
             if not alone():
                 return None
@@ -200,12 +235,72 @@ class Course:
             if not isinstance(error, IntegrityError) or trial.lies > 1 or len(self.router.sources) > 1:
                 trial.verdict = error
 
-    def distrust(self, url: str, error: IntegrityError) -> None:
-        """The source at *url* sent wrong bytes: it is not asked for this file any more, and for a while for no other."""
-        source = next(source for source in self.router.sources if source.url == url)
-        self.router.failed(source, error, self.file.path)
+    # --- lies
+
+    def source(self, url: str) -> Source:
+        """The source at *url*."""
+        return next(source for source in self.router.sources if source.url == url)
+
+    def others(self, url: str) -> list[Source]:
+        """The sources that may be compared with the one at *url*, the most trustworthy first."""
+        barred = self.barred
+        found = [each for each in self.router.sources if each.url != url and each.url not in barred]
+        return sorted(found, key=lambda each: (-self.router.proven(each.url), each.priority))
+
+    def range_from(self, source: Source, start: int, stop: int) -> bytes:
+        """Bytes *start* to *stop*, a few MB at most, of exactly this *source*; raises what it did wrong."""
+        received = bytearray()
+        with self.attempting(source, start, stop) as reading, closing(reading.pieces()) as pieces:
+            for piece in pieces:
+                received += piece[: stop - start - len(received)]
+                if len(received) == stop - start:
+                    return bytes(received)
+            msg = f"{source.url} ended {self.file.path} at {start + len(received)}, expected bytes up to {stop}"
+            raise BrokenOff(msg)
         with self._lock:
+            last = self._trials[source.url].last
+        assert last is not None  # noqa: S101  # the block above ends early by a fault only, and that is noted
+        raise last
+
+    def set_aside(self, url: str, why: str) -> None:
+        """The source at *url* probably lies: it is not asked for this file any more."""
+        error = DigestMismatch(f"{self.file.path} from {url}", expected="what others send", actual=why)
+        self.router.decided(self.source(url), f"not asked for this file any more: {why}", self.file.path)
+        with self._lock:
+            self._aside[url] = why
             self._trials.setdefault(url, _Trial()).verdict = error
+
+    def convict(self, url: str, error: IntegrityError, how: str) -> None:
+        """The source at *url* lied, which is proven: for a while it is asked for no other file either."""
+        self.convicted.append(f"{url} sent wrong bytes: {how}")
+        self.router.failed(self.source(url), error, self.file.path)
+        with self._lock:
+            self._aside.pop(url, None)
+            self._trials.setdefault(url, _Trial()).verdict = error
+
+    def begin_again(self, wrong: IntegrityError) -> bool:
+        """
+        Whether it is worth to fetch all once more: from those that were set aside, or from the only source there is, once.
+
+        Those that sent what is *wrong* now are not asked any more.
+        """
+        with self._lock:
+            aside, self._aside = self._aside, {}
+            if aside:
+                for source in self.router.sources:
+                    trial = self._trials.setdefault(source.url, _Trial())
+                    trial.verdict = None if source.url in aside else (trial.verdict or wrong)
+                return True
+            again, self._begun_again = not self._begun_again, True
+            return again
+
+    def proven(self, stretches: Iterable[Stretch]) -> None:
+        """The file is right, and came in these *stretches*: who was set aside lied."""
+        for stretch in stretches:
+            self.router.found_right(stretch.source, stretch.stop - stretch.start)
+        for url, why in dict(self._aside).items():
+            wrong = DigestMismatch(f"{self.file.path} from {url}", expected="what others send", actual=why)
+            self.convict(url, wrong, f"{self.file.path}: {why}")
 
     def _nobody_left(self) -> ModelCacheError:
         with self._lock:
@@ -219,6 +314,11 @@ class Course:
         return general(
             f"none of {len(verdicts)} sources has sent {self.file.path} of {self.ref}: {each}", hint=worst.hint
         )
+
+
+def _goes_on(source: Source, claim: Claim, claims: Claims) -> bool:
+    """Whether *source* is sending the whole file anyway, as it knows no ranges, and more of it is wanted."""
+    return source.bytes.sends_ranges is False and claims.extend(claim)
 
 
 class Reading:

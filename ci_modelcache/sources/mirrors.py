@@ -64,6 +64,14 @@ class Mirrors:
     def url(self) -> str:
         return ", ".join(source.url for source in self.router.sources)
 
+    @property
+    def sends_ranges(self) -> bool | None:
+        return self._first.sends_ranges
+
+    @property
+    def _first(self) -> ByteSource:
+        return min(self.router.sources, key=lambda source: source.priority).bytes
+
     def resolve(self, ref: ModelRef, *, known: Meaning | None = None, patience: float | None = None) -> Meaning:
         return self._ask(
             lambda: self._authority.resolve(ref, known=known, patience=patience), lambda mirror: mirror.resolve(ref)
@@ -82,8 +90,7 @@ class Mirrors:
         self, ref: ModelRef, commit: str, file: ListedFile, *, start: int = 0, stop: int | None = None
     ) -> AbstractContextManager[Iterator[bytes]]:
         """From the first source, in order of priority: who wants the others, too, takes a `course`."""
-        first: ByteSource = min(self.router.sources, key=lambda source: source.priority).bytes
-        return first.open(ref, commit, file, start=start, stop=stop)
+        return self._first.open(ref, commit, file, start=start, stop=stop)
 
     def course(self, ref: ModelRef, file: ListedFile) -> Course:
         """The way of *file*, of *ref* which is pinned to a commit, from all the sources."""

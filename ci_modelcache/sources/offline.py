@@ -16,6 +16,7 @@ class Offline:
     """Implements `Upstream` for the authority called *host*; *why* is said in every error."""
 
     url = "nobody (offline)"
+    sends_ranges: bool | None = None
 
     def __init__(self, host: str, *, why: str = "--offline is set") -> None:
         self.host = host

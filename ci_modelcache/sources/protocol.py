@@ -74,6 +74,10 @@ class ByteSource(Protocol):
     def url(self) -> str:
         """The source as its user writes it, without credentials."""
 
+    @property
+    def sends_ranges(self) -> bool | None:
+        """Whether it sends parts of large files; None before that was seen. One that does not is asked for all of a file at once."""
+
     def open(
         self, ref: ModelRef, commit: str, file: ListedFile, *, start: int = 0, stop: int | None = None
     ) -> AbstractContextManager[Iterator[bytes]]:

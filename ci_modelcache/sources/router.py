@@ -115,7 +115,7 @@ class Router:
         self.clock = clock
         self.events = events or Unrecorded()
         self._connections = connections
-        self._random = random
+        self.random = random
         self._lock = threading.Lock()
         self._last: dict[str, str] = {}
 
@@ -167,7 +167,7 @@ class Router:
         if unknown and (len(unknown) == len(ready) or any(source.busy for source in self.sources)):
             return min(unknown, key=lambda each: each.priority), "not measured yet"
         old = [source for source in ready if source.busy == 0 and now - source.health.seen > _OLD]
-        if old and self._random() < _EXPLORED:
+        if old and self.random() < _EXPLORED:
             return min(old, key=lambda each: each.health.seen), "not measured for minutes"
         best = max(source.expected for source in ready)
         good = [source for source in ready if source.expected >= _BAND * best]

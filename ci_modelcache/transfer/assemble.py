@@ -65,6 +65,14 @@ class Claims:
             longest.stop = middle
             return taken
 
+    def extend(self, claim: Claim) -> bool:
+        """*claim* has come to its end and could go on: give it what is free behind it; returns whether there was something."""
+        with self.changed:
+            free = next((stop for start, stop in self._free() if start == claim.stop), None)
+            if free is not None:
+                claim.stop = free
+            return free is not None
+
     def worth_more(self) -> bool:
         """Whether `take` would give another connection something to do."""
         with self.changed:

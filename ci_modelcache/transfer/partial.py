@@ -138,7 +138,8 @@ class Partial:
 
     def forget(self, start: int, stop: int) -> None:
         """Take the bytes from *start* to *stop* as not received."""
-        self._note(Stretch(start, stop, _GONE))
+        if start < stop:
+            self._note(Stretch(start, stop, _GONE))
 
     def land(self, target: Path, *, mode: int) -> None:
         """Become *target*, with *mode*; only for bytes that were proven. The caller has made the folder of *target*."""

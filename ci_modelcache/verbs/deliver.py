@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from ci_modelcache.cache.modelcache import ModelCache
 from ci_modelcache.cache.publication import Publication
@@ -23,16 +23,16 @@ from ci_modelcache.errors import (
     Unavailable,
 )
 from ci_modelcache.layouts.protocol import Layout
-from ci_modelcache.model.digest import Digest, Fingerprint
+from ci_modelcache.model.digest import Digest, Fingerprint, verified
 from ci_modelcache.model.listing import ListedFile
 from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.sources.protocol import Upstream
-from ci_modelcache.transfer.land import land
+from ci_modelcache.transfer.land import explaining_full_disk, explaining_refusal, land
 from ci_modelcache.transfer.place import place
 from ci_modelcache.transfer.receipts import Receipts
 from ci_modelcache.transfer.streams import read_through
-from ci_modelcache.verbs.ingest import stream
 from ci_modelcache.verbs.publish import read_file
+from ci_modelcache.verbs.receive import Inbound, receive
 from ci_modelcache.verbs.step import Step
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from ci_modelcache.cache.modelcache import BlobCopy
     from ci_modelcache.model.manifest import FileEntry
-    from ci_modelcache.verbs.step import Count
+    from ci_modelcache.transfer.partial import Partial
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ class Delivery:
     """
     How the file at *path* came, and what was *seen* of it: *how* is reflink, hardlink, copy or download.
 
-    *mended*: the store should have had it right, and upstream gave it. *warning*: why the store is wrong still, or empty.
+    *mended*: the store should have had it right, and upstream gave it. *warning*: why the store is wrong still, or who lied, or empty.
+    *received* bytes came over a network, *sources* are those of upstream by URL.
     """
 
     path: str
@@ -63,6 +64,8 @@ class Delivery:
     seen: Fingerprint
     mended: bool = False
     warning: str = ""
+    received: int = 0
+    sources: dict[str, int] = field(factory=dict)
 
 
 @frozen
@@ -181,18 +184,34 @@ def _from_copy(file: ListedFile, digest: Digest, copy: BlobCopy, route: Route) -
         return Delivery(file.path, file.size, placed, Fingerprint(file.size, digest, None, None))
     chunks = partial(read_through, copy.open, file.size, route.step.retry, what=str(copy))
     seen = route.step.receive(lambda count: _land(count(chunks()), file, route), doing=f"reading {copy}")
-    return Delivery(file.path, file.size, DOWNLOAD, seen)
+    return Delivery(file.path, file.size, DOWNLOAD, seen, received=file.size)
 
 
 def _from_upstream(file: ListedFile, route: Route) -> Delivery:
-    def take(count: Count) -> Fingerprint:
-        try:
-            return _land(count(stream(route.ref, file, source=route.upstream, step=route.step)), file, route)
-        except IntegrityError as error:
-            error.add_note(f"these bytes came from {route.upstream.url}")
-            raise
+    layout = route.layout
+    target = layout.content(file)
 
-    return Delivery(file.path, file.size, DOWNLOAD, route.step.receive(take, doing=f"fetching {file.path}"))
+    def take(chunks: Iterator[bytes], partial: Partial) -> Fingerprint:
+        hasher = file.expected.fingerprinter(leaves=route.leaves)
+        for _ in verified(chunks, file.expected, f"{file.path} from {route.upstream.url}", into=hasher):
+            pass
+        with explaining_refusal(target), explaining_full_disk(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial.land(target, mode=layout.mode(file))
+        return hasher.finish()
+
+    inbound = Inbound(route.ref, route.upstream, layout.staging, route.step, fresh=route.force)
+    received = receive(file, inbound, take=take)
+    route.receipts.remember(target, received.result.sha256)
+    return Delivery(
+        file.path,
+        file.size,
+        DOWNLOAD,
+        received.result,
+        received=received.fetched,
+        sources=received.sources,
+        warning="; ".join(received.warnings),
+    )
 
 
 def _land(chunks: Iterator[bytes], file: ListedFile, route: Route) -> Fingerprint:
@@ -209,7 +228,8 @@ def _from_elsewhere(file: ListedFile, failure: ModelCacheError, route: Route) ->
     _log.warning("%s: %s; asking %s", file.path, failure, route.upstream.url)
     with instead_of(failure):
         delivery = _from_upstream(file, route)
-    return evolve(delivery, mended=True, warning=_mend(file, delivery.seen.sha256, route))
+    warnings = (delivery.warning, _mend(file, delivery.seen.sha256, route))
+    return evolve(delivery, mended=True, warning="; ".join(filter(None, warnings)))
 
 
 def _mend(file: ListedFile, digest: Digest, route: Route) -> str:

@@ -9,44 +9,41 @@ from __future__ import annotations
 
 import itertools
 import logging
-import tempfile
-from contextlib import contextmanager
+import threading
+from collections import Counter
 from functools import partial
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from ci_modelcache.cache.modelcache import ModelCache
 from ci_modelcache.cache.publication import Publication
-from ci_modelcache.errors import AccessDenied, ConfigError, FileNotFound, IntegrityError, ObjectNotFound
+from ci_modelcache.errors import ConfigError, FileNotFound, IntegrityError, ObjectNotFound
 from ci_modelcache.model.digest import LEAF_SIZE, Digest, Fingerprint, verified
 from ci_modelcache.model.manifest import MAX_FILES, FileEntry, Manifest
 from ci_modelcache.model.ref import ModelRef
-from ci_modelcache.sources.protocol import ByteSource
-from ci_modelcache.transfer.land import explaining_full_disk
+from ci_modelcache.sources.protocol import Upstream
 from ci_modelcache.transfer.parallel import for_each
 from ci_modelcache.transfer.streams import read_through
+from ci_modelcache.verbs.receive import Inbound, Received, receive
 from ci_modelcache.verbs.step import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from ci_modelcache.cache.modelcache import BlobCopy
     from ci_modelcache.model.listing import ListedFile
     from ci_modelcache.model.ref import SnapshotId
     from ci_modelcache.model.selection import Selection
+    from ci_modelcache.transfer.partial import Partial
     from ci_modelcache.verbs.step import Count
 
 _log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-_IN_MEMORY = 1 << 20
-"""Bytes of a small file kept in memory before it goes to an unnamed file in the state folder."""
 _GROUP = 64
-"""Small files on their way at once: bounds memory (64 MiB) and open files."""
+"""Small files that are announced together: each announcement is a request to the store."""
 
 
 @frozen
@@ -55,6 +52,9 @@ class Ingested:
 
     manifest: Manifest
     received: int
+    sources: dict[str, int] = field(factory=dict)
+    """Bytes by the URL of who sent them."""
+    warnings: tuple[str, ...] = ()
 
 
 @frozen
@@ -62,14 +62,27 @@ class Upload:
     """What one ingest works on; threads append to the lists, each append a whole value."""
 
     ref: ModelRef
-    source: ByteSource
+    source: Upstream
     cache: ModelCache
     publication: Publication
     step: Step
     force: bool
     entries: list[FileEntry] = field(factory=list)
     leaf_lists: list[bytes] = field(factory=list)
-    received: list[int] = field(factory=list)
+    received: list[Received[Fingerprint]] = field(factory=list)
+    sources: Counter[str] = field(factory=Counter)
+    _lock: threading.Lock = field(factory=threading.Lock)
+
+    @property
+    def inbound(self) -> Inbound:
+        """Where files come from; what is half received is kept in the state folder."""
+        return Inbound(self.ref, self.source, self.step.state / "partial", self.step, self.force)
+
+    def got(self, received: Received[Fingerprint]) -> None:
+        """A file was *received* from upstream."""
+        with self._lock:
+            self.received.append(received)
+            self.sources.update(received.sources)
 
     def note(self, same: Sequence[ListedFile], seen: Fingerprint) -> None:
         """The files *same*, which share their bytes, are in the store, and *seen* is what it holds."""
@@ -84,7 +97,7 @@ def ingest(
     *,
     ref: ModelRef,
     cache: ModelCache,
-    source: ByteSource,
+    source: Upstream,
     step: Step,
     force: bool = False,
 ) -> Ingested:
@@ -108,7 +121,8 @@ def ingest(
             publication.commit(manifest, upload.leaf_lists, provenance={"source": source.url})
     finally:
         step.progress.finish()
-    return Ingested(manifest, sum(upload.received))
+    warnings = tuple(sorted({warning for each in upload.received for warning in each.warnings}))
+    return Ingested(manifest, sum(each.fetched for each in upload.received), dict(upload.sources), warnings)
 
 
 def selected(files: Iterable[ListedFile], selection: Selection, ref: ModelRef) -> tuple[ListedFile, ...]:
@@ -133,15 +147,6 @@ def entry_of(file: ListedFile, seen: Fingerprint) -> FileEntry:
     return FileEntry(file.path, file.size, seen.sha256, file.git_oid, file.lfs, file.executable, seen.leaves)
 
 
-def stream(ref: ModelRef, file: ListedFile, *, source: ByteSource, step: Step) -> Iterator[bytes]:
-    """The bytes of *file* at the commit that *ref* is pinned to, resumed where they break off."""
-    return read_through(partial(_open, source, ref, file), file.size, step.retry, what=f"{file.path} from {source.url}")
-
-
-def _open(source: ByteSource, ref: ModelRef, file: ListedFile, start: int) -> AbstractContextManager[Iterator[bytes]]:
-    return source.open(ref, ref.revision, file, start=start)
-
-
 def _put_known(upload: Upload, files: Sequence[ListedFile]) -> None:
     """Files whose sha256 is known before they are seen: the store may have them, and they need no disk."""
     blobs: dict[Digest, list[ListedFile]] = {}
@@ -164,8 +169,9 @@ def _put_blob(upload: Upload, blob: tuple[Digest, Sequence[ListedFile]]) -> None
             _log.warning("the store's copy of %s is not usable, fetching it again: %s", file.path, error)
         else:
             return
-    upload.note(same, upload.step.receive(partial(_receive, upload, file, digest), doing=f"fetching {file.path}"))
-    upload.received.append(file.size)
+    received = receive(file, upload.inbound, take=partial(_store, upload, file, digest))
+    upload.note(same, received.result)
+    upload.got(received)
 
 
 def _stored(upload: Upload, file: ListedFile, digest: Digest) -> Fingerprint:
@@ -191,9 +197,8 @@ def _read(upload: Upload, file: ListedFile, copy: BlobCopy, count: Count) -> Fin
     return hasher.finish()
 
 
-def _receive(upload: Upload, file: ListedFile, digest: Digest, count: Count) -> Fingerprint:
+def _store(upload: Upload, file: ListedFile, digest: Digest, chunks: Iterator[bytes], _partial: Partial) -> Fingerprint:
     hasher = file.expected.fingerprinter()
-    chunks = count(stream(upload.ref, file, source=upload.source, step=upload.step))
     upload.publication.put_blob(file.expected, digest, chunks, what=_named(upload, file), into=hasher)
     return hasher.finish()
 
@@ -205,57 +210,40 @@ def _put_small(upload: Upload, files: Sequence[ListedFile]) -> None:
         blobs.setdefault(file.git_oid, []).append(file)
     remaining = iter(blobs.values())
     while group := list(itertools.islice(remaining, _GROUP)):
-        spooled: list[tuple[Sequence[ListedFile], Fingerprint, IO[bytes]]] = []
-        try:
-            _for_each(upload, group, partial(_spool, upload, spooled))
-            upload.publication.announce(seen.sha256 for _, seen, _ in spooled)
-            _for_each(upload, spooled, partial(_put_spooled, upload))
-        finally:
-            for _, _, body in spooled:
-                body.close()
+        proven: list[tuple[Sequence[ListedFile], Received[Fingerprint]]] = []
+        _for_each(upload, group, partial(_prove, upload, proven))
+        upload.publication.announce(received.result.sha256 for _, received in proven)
+        _for_each(upload, proven, partial(_put_proven, upload))
 
 
-def _spool(
-    upload: Upload,
-    spooled: list[tuple[Sequence[ListedFile], Fingerprint, IO[bytes]]],
-    same: Sequence[ListedFile],
+def _prove(
+    upload: Upload, proven: list[tuple[Sequence[ListedFile], Received[Fingerprint]]], same: Sequence[ListedFile]
 ) -> None:
+    """Receive a file of which only the git name is known, into the state folder: its sha256 is known then, and not before."""
     file = same[0]
 
-    def receive(count: Count) -> tuple[Fingerprint, IO[bytes]]:
+    def take(chunks: Iterator[bytes], _partial: Partial) -> Fingerprint:
         hasher = file.expected.fingerprinter()
-        chunks = count(stream(upload.ref, file, source=upload.source, step=upload.step))
-        body = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(upload.step.state))  # noqa: SIM115  # `_put_small` closes it
-        try:
-            for chunk in verified(chunks, file.expected, _named(upload, file), into=hasher):
-                body.write(chunk)
-        except BaseException:
-            body.close()
-            raise
-        return hasher.finish(), body
+        for _ in verified(chunks, file.expected, _named(upload, file), into=hasher):
+            pass
+        return hasher.finish()
 
-    with explaining_full_disk(upload.step.state), _explaining_denial(upload.step.state):
-        upload.step.state.mkdir(parents=True, exist_ok=True)
-        spooled.append((same, *upload.step.receive(receive, doing=f"fetching {file.path}")))
-    upload.received.append(file.size)
+    proven.append((same, receive(file, upload.inbound, take=take, keep=True)))
 
 
-@contextmanager
-def _explaining_denial(state: Path) -> Iterator[None]:
-    try:
-        yield
-    except PermissionError as error:
-        msg = f"cannot write to the state folder {state}: {error.strerror}"
-        raise AccessDenied(msg, hint="set CI_MODELCACHE_STATE to another one") from error
+def _put_proven(upload: Upload, item: tuple[Sequence[ListedFile], Received[Fingerprint]]) -> None:
+    same, received = item
+    file, seen = same[0], received.result
 
+    def take(chunks: Iterator[bytes], _partial: Partial) -> Fingerprint:
+        if upload.force or not upload.publication.has_blob(seen.sha256, seen.size):
+            upload.publication.put_blob(file.expected, seen.sha256, chunks, what=_named(upload, file))
+        return seen
 
-def _put_spooled(upload: Upload, item: tuple[Sequence[ListedFile], Fingerprint, IO[bytes]]) -> None:
-    same, seen, body = item
-    if upload.force or not upload.publication.has_blob(seen.sha256, seen.size):
-        body.seek(0)
-        chunks = iter(partial(body.read, _IN_MEMORY), b"")
-        upload.publication.put_blob(same[0].expected, seen.sha256, chunks, what=_named(upload, same[0]))
+    # Nothing is fetched a second time: it lies in the state folder, whole.
+    receive(file, evolve(upload.inbound, step=upload.step.silently(), fresh=False), take=take)
     upload.note(same, seen)
+    upload.got(received)
 
 
 def _named(upload: Upload, file: ListedFile) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -11,7 +12,7 @@ from ci_modelcache.model.listing import ListedFile
 from ci_modelcache.transfer.disk import require_space, same_disk
 from ci_modelcache.transfer.parallel import for_each
 from ci_modelcache.transfer.receipts import check_file
-from ci_modelcache.verbs.deliver import DOWNLOAD, Delivery, deliver
+from ci_modelcache.verbs.deliver import Delivery, deliver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -48,7 +49,15 @@ class Placement:
     @property
     def downloaded(self) -> int:
         """Bytes that came over a network."""
-        return self.bytes_by(DOWNLOAD)
+        return sum(delivery.received for delivery in self.delivered)
+
+    @property
+    def sources(self) -> dict[str, int]:
+        """Bytes by the URL of the upstream that sent them."""
+        found: Counter[str] = Counter()
+        for delivery in self.delivered:
+            found.update(delivery.sources)
+        return dict(found)
 
     @property
     def mended(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from ci_modelcache.transfer.progress import Progress, Silent
 from ci_modelcache.transfer.retry import RetryPolicy, once_more
@@ -41,6 +41,10 @@ class Step:
     def deadline(self) -> Deadline:
         """The end of the step's time budget."""
         return self.retry.deadline
+
+    def silently(self) -> Step:
+        """The same step for work that is no progress any more."""
+        return evolve(self, progress=Silent())
 
     def receive(self, take: Callable[[Count], T], *, doing: str) -> T:
         """As `attempt`; wrong bytes are received once more from the start (`once_more`)."""
