@@ -16,8 +16,18 @@ import pytest
 from attrs import evolve
 
 from ci_modelcache.cache import keys
+from ci_modelcache.cache.answers import keep_answer, known_answer
 from ci_modelcache.cache.publication import new_ulid, published
-from ci_modelcache.cache.records import HUB, SAVED, CondemnedRecord, HeadRecord, IntentRecord, Marker, RefRecord
+from ci_modelcache.cache.records import (
+    HUB,
+    SAVED,
+    AnswerRecord,
+    CondemnedRecord,
+    HeadRecord,
+    IntentRecord,
+    Marker,
+    RefRecord,
+)
 from ci_modelcache.layouts.plain import PlainLayout
 from ci_modelcache.model.digest import LEAF_SIZE, Digest
 from ci_modelcache.model.document import MAX_DOCUMENT, to_json
@@ -30,7 +40,7 @@ from ci_modelcache.stores.keys import MAX_KEY, STAGING
 from ci_modelcache.stores.probe import probe
 from tests.parts import golden_store
 from tests.parts.cached import NOW, cache_in, leaf_list, publish, repeating_random, require_restorable
-from tests.parts.golden_store import FILES, GOLDEN_STORE, HOST, REPO, TAG
+from tests.parts.golden_store import ANSWER, FILES, GOLDEN_STORE, HOST, REPO, TAG
 from tests.parts.snapshots import fill, manifest_of
 from tests.parts.stores import MemoryStore, Recording, tree
 
@@ -84,6 +94,7 @@ def test_this_version_reads_the_golden_store() -> None:
     assert cache.heads_of(MANIFEST.id) == ("main", TAG)
     assert cache.head(HOST, ModelRef(REPO, "main")) == HeadRecord("main", MANIFEST.commit, int(NOW), HUB)
     assert cache.head(HOST, ModelRef(REPO, TAG)) == HeadRecord(TAG, MANIFEST.commit, int(NOW), SAVED)
+    assert known_answer(cache, HOST, ModelRef(REPO, "main")) == ANSWER
     assert cache.ref(MANIFEST.id).provenance == {"source": "https://huggingface.co"}
     assert published(cache, MANIFEST.id) == MANIFEST
     assert MANIFEST.digest.hex == "5d4ed83b9a3bd507fcad2ef535f9593d8a7fc78869b2deb88fa776c425bf890b"
@@ -232,6 +243,7 @@ def test_every_key_that_is_ever_written_is_in_the_table_and_each_row_of_it_is_wr
     publish(cache, manifest, big)
     publish(cache, evolve(manifest, repo="gpt2", selection="0" * 16), big)
     cache.put_head(HOST, ModelRef("tiny/model", "feature/x"), manifest.commit, HUB)
+    keep_answer(cache, HOST, ModelRef("tiny/model", "feature/x"), ANSWER)
     condemned = CondemnedRecord(tuple(info.key for info in recording.scan("") if "sha256" in info.key))
     cache.put_document(f"{keys.COLLECTIONS}{ULID}{keys.CONDEMNED}", to_json(condemned))
     publish(cache, manifest, big)
@@ -251,6 +263,7 @@ def test_every_key_that_is_ever_written_is_in_the_table_and_each_row_of_it_is_wr
         ("Marker", Marker),
         ("Ref", RefRecord),
         ("Head", HeadRecord),
+        ("Answer", AnswerRecord),
         ("Intent", IntentRecord),
         ("Condemned list", CondemnedRecord),
     ],

@@ -144,7 +144,8 @@ def test_the_snapshot_of_a_ref_can_be_read_from_its_key_unless_a_name_was_too_lo
 @given(snapshots)
 def test_every_key_is_one_that_every_store_takes(snapshot: SnapshotId) -> None:
     check_key(keys.ref(snapshot))
-    check_key(keys.head(snapshot.host, snapshot.type, snapshot.repo, "refs/pr/7"))
+    for key in (keys.head, keys.answer):
+        check_key(key(snapshot.host, snapshot.type, snapshot.repo, "refs/pr/7"))
 
 
 def test_the_longest_names_of_all_fit_into_a_key() -> None:
@@ -154,8 +155,9 @@ def test_the_longest_names_of_all_fit_into_a_key() -> None:
         snapshot = SnapshotId(LONGEST_HOST, RepoType.DATASET, f"{part}/{part}", COMMIT, "0123456789abcdef")
         assert len(check_key(keys.ref(snapshot))) <= MAX_KEY
         for revision in ("/".join("x" * 100), "_" * 40, "_" * 255, "\U0001f917" * 63):
-            key = keys.head(snapshot.host, snapshot.type, snapshot.repo, ModelRef("o/n", revision).revision)
-            assert len(check_key(key)) <= MAX_KEY
+            for key in (keys.head, keys.answer):
+                longest = key(snapshot.host, snapshot.type, snapshot.repo, ModelRef("o/n", revision).revision)
+                assert len(check_key(longest)) <= MAX_KEY
 
 
 def test_names_without_long_runs_of_underscores_are_never_hashed() -> None:
@@ -187,6 +189,7 @@ def test_no_kind_of_key_is_a_folder_of_another_kind() -> None:
         keys.ref(evolve(snapshot, repo="n")),
         keys.head("h", RepoType.MODEL, "o/n", "main"),
         keys.head("h", RepoType.MODEL, "n", "main"),
+        keys.answer("h", RepoType.MODEL, "o/n", "main"),
         keys.intent(ulid, 1),
         f"{keys.COLLECTIONS}{ulid}{keys.CONDEMNED}",
         *named,

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from ci_modelcache.cache.records import FORMAT, CondemnedRecord, HeadRecord, IntentRecord, Marker, RefRecord
+from ci_modelcache.cache.records import (
+    FORMAT,
+    AnswerRecord,
+    CondemnedRecord,
+    HeadRecord,
+    IntentRecord,
+    Marker,
+    RefRecord,
+)
 from ci_modelcache.errors import ManifestInvalid, StoreUnsupported
 from ci_modelcache.model.digest import Digest
 from ci_modelcache.model.document import from_json, to_json
@@ -35,6 +43,13 @@ RECORDS: list[tuple[object, bytes]] = [
     (
         HeadRecord("main", COMMIT, 1_790_000_000, "hub"),
         b'{"commit":"0123456789abcdef0123456789abcdef01234567","observed_at":1790000000,"origin":"hub","revision":"main"}',
+    ),
+    (
+        AnswerRecord("main", COMMIT, 'W/"a27-x"', "Wed, 21 Oct 2015 07:28:00 GMT", 1_790_000_000),
+        (
+            b'{"commit":"0123456789abcdef0123456789abcdef01234567","etag":"W/\\"a27-x\\"",'
+            b'"last_modified":"Wed, 21 Oct 2015 07:28:00 GMT","observed_at":1790000000,"revision":"main"}'
+        ),
     ),
     (
         IntentRecord((DIGEST,), "1" * 32),

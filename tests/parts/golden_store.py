@@ -11,11 +11,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ci_modelcache.cache.answers import keep_answer
 from ci_modelcache.cache.records import HUB, SAVED
 from ci_modelcache.model.digest import Digest
 from ci_modelcache.model.git import pointer_oid
 from ci_modelcache.model.manifest import FileEntry, Manifest
 from ci_modelcache.model.ref import ModelRef, RepoType
+from ci_modelcache.sources.protocol import Meaning
 from ci_modelcache.stores.directory import DirectoryStore
 from tests.parts.cached import cache_in, publish
 
@@ -32,6 +34,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HOST = "huggingface.co"
 REPO = "tiny/golden_model"
 TAG = "release/1.0"
+ANSWER = Meaning(COMMIT, 'W/"a27-vndQfbspAL31/eKATEOf36LyR8k"')
 
 
 def manifest() -> Manifest:
@@ -53,6 +56,7 @@ def fill(store: Store) -> None:
     publish(cache, manifest(), FILES)
     cache.put_head(HOST, ModelRef(REPO, "main"), COMMIT, HUB)
     cache.put_head(HOST, ModelRef(REPO, TAG), COMMIT, SAVED)
+    keep_answer(cache, HOST, ModelRef(REPO, "main"), ANSWER)
 
 
 if __name__ == "__main__":
