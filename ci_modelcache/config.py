@@ -12,51 +12,37 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from enum import StrEnum
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import attrs
 from attrs import frozen
 
 from ci_modelcache.errors import ConfigError
-from ci_modelcache.model.project import FILE, Project, describe, unknown
+from ci_modelcache.kinds import SWITCH, Base
+from ci_modelcache.model.mirror import Mirror
+from ci_modelcache.model.mirror_table import TOKEN_OF, completed
+from ci_modelcache.model.origin import Origin, Rank
+from ci_modelcache.model.project import FILE, Project
+from ci_modelcache.model.table import describe, unknown
 from ci_modelcache.settings import (
     DEFAULT_ENDPOINT,
     PREFIX,
     SETTINGS,
-    SWITCH,
-    Base,
     Mode,
     ProgressStyle,
     Setting,
 )
 from ci_modelcache.sources.token import Token
+from ci_modelcache.tokens import TokenSearch, TokenSetting, Variables, targets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["Config", "Origin", "Rank", "environment", "in_container"]
 
 _log = logging.getLogger(__name__)
-
-
-class Rank(StrEnum):
-    """What sort of place a value came from."""
-
-    FLAG = "flag"
-    VARIABLE = "variable"
-    PROJECT = "project file"
-    USER = "user file"
-    DEFAULT = "default"
-
-
-@frozen
-class Origin:
-    """Where a value came from; *text* is for people: ``flag --store``, ``modelcache.toml:3``."""
-
-    rank: Rank
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
 
 
 @frozen
@@ -70,6 +56,11 @@ class Config:
     endpoint: str
     token: Token | None
     offline: bool
+    mirrors: tuple[Mirror, ...]
+    """By priority, each url once."""
+    trust_mirror_metadata: bool
+    limit_rate: int | None
+    """Bytes a second; None: no limit."""
     deadline: float | None
     """Seconds; None: no limit."""
     revision_ttl: float
@@ -84,9 +75,14 @@ class Config:
     source_date_epoch: int
     lock_file: Path
     progress: ProgressStyle
+    report: Path | None
     color: bool
     origins: dict[str, Origin]
     project: Project
+    token_sources: tuple[TokenSetting, ...] = ()
+    """Where the tokens of the mirrors and, when somebody said so for its host, of the endpoint come from; each origin once."""
+    variables: Mapping[str, str] = Variables({})
+    """What else providers of tokens need of the environment; its values are secrets."""
 
     @classmethod
     def load(
@@ -108,44 +104,29 @@ class Config:
         for setting in SETTINGS:
             found[setting.name] = search.find(setting, found)
         found["token"] = _guarded(found["token"], found["endpoint"])
-        values = {setting.attribute: found[setting.name][0] for setting in SETTINGS}
-        origins = {name: origin for name, (_, origin) in found.items()}
-        return cls(**values, origins=origins, project=own.content)
+        tables = tuple((table, file.rank) for file in projects for table in file.content.mirrors)
+        mirrors, named = found["mirrors"]
+        found["mirrors"] = tuple(completed(one, (table for table, _ in tables)) for one in mirrors), named
+        tokens = TokenSearch(environ, *found["tokens"], tables)
+        values = {setting.attribute: found[setting.name][0] for setting in SETTINGS if setting.name != "tokens"}
+        return cls(
+            **values,
+            origins={name: origin for name, (_, origin) in found.items()},
+            project=own.content,
+            token_sources=tokens.sources(targets(found["mirrors"], found["endpoint"])),
+            variables=tokens.variables(),
+        )
 
-    def rows(self) -> tuple[Row, ...]:
-        """Every setting, in the order of `SETTINGS`; a secret is ``***``."""
-        return tuple(self._row(setting) for setting in SETTINGS)
-
-    def _row(self, setting: Setting) -> Row:
-        value = getattr(self, setting.attribute)
-        value = str(value) if isinstance(value, str | Path | Token) else value
-        return Row(setting.name, value, _text(value), str(self.origins[setting.name]))
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every secret that is known by now, for who hides them."""
+        tokens = [self.token, *(source.provider for source in self.token_sources)]
+        return (*(token.secret for token in tokens if isinstance(token, Token)), *self.variables.values())
 
     @property
     def mtime(self) -> int | None:
         """The time for every restored file, in epoch seconds; None: leave it alone."""
         return self.source_date_epoch if self.normalize else None
-
-
-@frozen
-class Row:
-    """A setting as `ci-modelcache config` shows it: *value* as JSON has it, *text* for people."""
-
-    name: str
-    value: str | float | bool | None
-    text: str
-    origin: str
-
-
-def _text(value: object) -> str:
-    match value:
-        case None:
-            return "-"
-        case bool():
-            return "yes" if value else "no"
-        case float():
-            return f"{value:g} s"
-    return str(value)
 
 
 def environment() -> Mapping[str, str]:
@@ -182,6 +163,13 @@ class _Candidate:
 
 
 @frozen
+class _Ready:
+    """A value that was read together with its file."""
+
+    value: object
+
+
+@frozen
 class _Search:
     """All that may say something about a setting."""
 
@@ -199,18 +187,22 @@ class _Search:
             return found[setting.like]
         for candidate in self._supposed(setting):
             return _read(setting, candidate), candidate.origin
-        return None, Origin(Rank.DEFAULT, "default")
+        return None if setting.kind.split is None else (), Origin(Rank.DEFAULT, "default")
 
     def _said(self, setting: Setting) -> Iterator[_Candidate]:
         flag = self.flags.get(setting.name)
-        if flag is not None:
+        if flag is not None and flag != ():
             no = "no-" if flag is False else ""
-            yield _Candidate(str(flag), Origin(Rank.FLAG, f"flag --{no}{setting.name}"), self.base)
+            raw = flag if isinstance(flag, tuple) else str(flag)
+            yield _Candidate(raw, Origin(Rank.FLAG, f"flag --{no}{setting.flag_name or setting.name}"), self.base)
         if own := self.environ.get(setting.variable):
             yield _Candidate(own, Origin(Rank.VARIABLE, f"variable {setting.variable}"), self.base)
         yield from self._heard(setting, ambient=False)
         for file in self.files:
-            if setting.name in file.content.settings:
+            if setting.name == "mirrors" and "mirrors" in file.content.lines:
+                tables = sorted((table.mirror for table in file.content.mirrors), key=attrgetter("priority"))
+                yield _Candidate(_Ready(tuple(tables)), Origin(file.rank, file.content.at("mirrors")), self.base)
+            elif setting.name in file.content.settings:
                 where = Origin(file.rank, file.content.at(setting.name))
                 yield _Candidate(file.content.settings[setting.name], where, Base(file.folder, self.base.home))
 
@@ -234,21 +226,35 @@ class _Search:
 
 def _read(setting: Setting, candidate: _Candidate) -> object:
     raw, origin = candidate.raw, candidate.origin
+    if isinstance(raw, _Ready):
+        return raw.value
     in_file = origin.rank in {Rank.PROJECT, Rank.USER}
     where = f"{origin}: {setting.name}" if in_file else str(origin)
     if in_file and type(raw) not in setting.kind.toml:
         msg = f"{where}: expected {setting.kind.expected}, got {describe(raw)}"
         hint = "write true or false, without quotes" if setting.kind is SWITCH else None
         raise ConfigError(msg, hint=hint)
-    text = str(raw).strip()
+    text = "".join(raw).strip() if isinstance(raw, tuple) else str(raw).strip()
     if not text:
         msg = f"{where}: expected {setting.kind.expected}, got nothing"
         raise ConfigError(msg, hint="leave it out to have the default")
     try:
-        return setting.kind.read(text, candidate.base)
+        if setting.kind.split is None:
+            return setting.kind.read(text, candidate.base)
+        parts = raw if isinstance(raw, tuple) else setting.kind.split(text)
+        return _in_order(setting.kind.read(part.strip(), candidate.base) for part in parts if part.strip())
     except ConfigError as error:
         msg = f"{where}: {error.message}"
         raise ConfigError(msg, hint=error.hint) from error
+
+
+def _in_order(values: Iterable[Any]) -> tuple[Any, ...]:
+    """*values*, each once; mirrors get priorities that tell this order."""
+    kept = dict.fromkeys(values)
+    return tuple(
+        attrs.evolve(value, priority=number) if isinstance(value, Mirror) else value
+        for number, value in enumerate(kept, start=1)
+    )
 
 
 def _guarded(token: tuple[Any, Origin], endpoint: tuple[Any, Origin]) -> tuple[Any, Origin]:
@@ -272,7 +278,7 @@ def _guarded(token: tuple[Any, Origin], endpoint: tuple[Any, Origin]) -> tuple[A
 def _check_variables(environ: Mapping[str, str]) -> None:
     known = [setting.variable for setting in SETTINGS]
     for name in sorted(environ):
-        if name.startswith(PREFIX) and name not in known:
+        if name.startswith(PREFIX) and name not in known and not name.startswith(TOKEN_OF):
             raise unknown("variable", name, known, at="environment")
 
 
@@ -280,24 +286,26 @@ def _projects(environ: Mapping[str, str], cwd: Path, home: Path) -> Iterator[_Fi
     settings = Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "ci-modelcache"
     nearest = next((folder for folder in (cwd, *cwd.parents) if (folder / FILE).is_file()), None)
     if nearest is not None and nearest != settings:
-        yield _file(nearest, os.path.relpath(nearest / FILE, cwd), Rank.PROJECT)
+        yield _file(nearest, os.path.relpath(nearest / FILE, cwd), Rank.PROJECT, home=home)
     if (settings / FILE).is_file():
-        users = _file(settings, str(settings / FILE), Rank.USER)
+        users = _file(settings, str(settings / FILE), Rank.USER, home=home)
         if users.content.models:
             msg = f"{users.content.where} names models, which belong into the modelcache.toml of a project"
             raise ConfigError(msg, hint="move the [[models]] tables there")
         yield users
 
 
-def _file(folder: Path, where: str, rank: Rank) -> _File:
+def _file(folder: Path, where: str, rank: Rank, *, home: Path) -> _File:
     try:
         text = (folder / FILE).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         msg = f"cannot read {where}: {error}"
         raise ConfigError(msg) from error
-    known = [setting.name for setting in SETTINGS if setting.in_file]
+    known = [setting.name for setting in SETTINGS if setting.in_file and setting.name != "mirrors"]
     secret = [setting.name for setting in SETTINGS if setting.secret]
-    return _File(folder, Project.parse(text, where=where, known=known, secret=secret), rank)
+    path, public = Base(folder, home).path, rank is Rank.PROJECT
+    content = Project.parse(text, where=where, known=known, secret=secret, path=path, public=public)
+    return _File(folder, content, rank)
 
 
 def _places(environ: Mapping[str, str], home: Path, project: Path, *, in_container: bool) -> dict[str, str]:

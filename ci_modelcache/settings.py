@@ -8,25 +8,33 @@ the documentation are made from this list, so that there is no second one to kee
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from enum import StrEnum
-from functools import partial
-from pathlib import Path
-from urllib.parse import urlsplit
 
 from attrs import frozen
 
-from ci_modelcache.errors import ConfigError
-from ci_modelcache.sources.token import Token
-from ci_modelcache.transfer.deadline import parse_duration
+from ci_modelcache.kinds import (
+    DEADLINE,
+    DURATION,
+    FALSE,
+    MIRRORS,
+    PATH,
+    PROVIDERS,
+    RATE,
+    REGION,
+    STORE,
+    SWITCH,
+    TOKEN,
+    URL,
+    Kind,
+    choices,
+    numbers,
+)
 
 PREFIX = "CI_MODELCACHE_"
 """What the variables of this tool begin with."""
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
-_TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"0", "false", "no", "off"})
 _MAX_WORKERS = 256
 _MAX_EPOCH = 253402300799  # the end of the year 9999, which every archive format can still write
 
@@ -54,31 +62,6 @@ class Flag(enum.Enum):
     COMMON = enum.auto()
     SOME = enum.auto()
     NONE = enum.auto()
-
-
-@frozen
-class Base:
-    """What a relative path and ``~`` mean where a value was written."""
-
-    folder: Path
-    home: Path
-
-    def path(self, text: str) -> Path:
-        """The absolute path meant by *text*."""
-        if text == "~" or text.startswith("~/"):
-            return self.home / text[2:]
-        return self.folder / text
-
-
-@frozen
-class Kind:
-    """How a value is written: *read* turns its text into a value or raises `ConfigError`; *toml* are its types there."""
-
-    expected: str
-    read: Callable[[str, Base], object]
-    metavar: str = "TEXT"
-    toml: tuple[type, ...] = (str,)
-    choices: tuple[str, ...] = ()
 
 
 @frozen
@@ -111,6 +94,13 @@ class Setting:
     like: str | None = None
     default_file: str | None = None
     """The file, if it exists, that holds the value: a text with places, as *default*."""
+    flag_name: str | None = None
+    """The name of its flag when that is another one; such a flag may be given several times."""
+
+    @property
+    def option(self) -> str:
+        """Its flag: ``--store``."""
+        return f"--{self.flag_name or self.name}"
 
     @property
     def variable(self) -> str:
@@ -122,69 +112,6 @@ class Setting:
         """The name of its attribute of `Config`."""
         return self.name.replace("-", "_")
 
-
-def _refuse(expected: str, text: str) -> ConfigError:
-    return ConfigError(f'expected {expected}, got "{text:.200}"')
-
-
-def _switch(text: str, _base: Base) -> bool:
-    if text.lower() not in _TRUE | _FALSE:
-        raise _refuse(SWITCH.expected, text)
-    return text.lower() in _TRUE
-
-
-def _duration(text: str, _base: Base) -> float:
-    return parse_duration(text)
-
-
-def _number(text: str, _base: Base, *, low: int, high: int) -> int:
-    digits = text.isascii() and text.isdigit() and len(text) <= len(str(high))
-    if not digits or not low <= int(text) <= high:
-        expected = f"a whole number from {low} to {high}"
-        raise _refuse(expected, text)
-    return int(text)
-
-
-def _numbers(low: int, high: int) -> Kind:
-    return Kind(f"a whole number from {low} to {high}", partial(_number, low=low, high=high), "N", toml=(int,))
-
-
-def _choice(text: str, _base: Base, *, among: type[StrEnum]) -> StrEnum:
-    if text not in list(among):
-        raise _refuse(" or ".join(among), text)
-    return among(text)
-
-
-def _choices(among: type[StrEnum]) -> Kind:
-    return Kind(" or ".join(among), partial(_choice, among=among), choices=tuple(one.value for one in among))
-
-
-def _store(text: str, base: Base) -> str:
-    return text if "://" in text else str(base.path(text))
-
-
-def _url(text: str, _base: Base) -> str:
-    hint = "a token belongs into HF_TOKEN, and S3 keys into the variables of AWS"
-    try:
-        parts = urlsplit(text)
-        parts.port  # noqa: B018  # raises for a port that is none
-    except ValueError:
-        raise _refuse(URL.expected, text) from None
-    if "@" in parts.netloc:
-        msg = "a URL with a user name or password in it is not accepted"
-        raise ConfigError(msg, hint=hint)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise _refuse(URL.expected, text)
-    return text.rstrip("/")
-
-
-TEXT = Kind("a text", lambda text, _base: text)
-PATH = Kind("a path", lambda text, base: base.path(text), "PATH")
-STORE = Kind("s3://BUCKET/PREFIX or a folder", _store, "URL|DIR")
-URL = Kind("a URL such as https://host:port/path", _url, "URL")
-SWITCH = Kind("yes or no", _switch, toml=(bool,))
-DURATION = Kind("a duration such as 90s, 15m or 1h30m", _duration, "TIME", toml=(str, int))
-TOKEN = Kind("a token", lambda text, _base: Token(text))
 
 _REQUESTS = tuple(Alias(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"))
 
@@ -198,11 +125,11 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "region",
-        TEXT,
+        REGION,
         "Region of the S3 service.",
         ambient=(Alias("AWS_REGION"), Alias("AWS_DEFAULT_REGION")),
     ),
-    Setting("mode", _choices(Mode), "What may be done with the store.", Mode.READ_WRITE),
+    Setting("mode", choices(Mode), "What may be done with the store.", Mode.READ_WRITE),
     Setting(
         "endpoint",
         URL,
@@ -227,7 +154,29 @@ SETTINGS: tuple[Setting, ...] = (
         "no",
         aliases=(Alias("HF_HUB_OFFLINE"), Alias("TRANSFORMERS_OFFLINE")),
     ),
-    Setting("deadline", DURATION, "Give up after this long, such as 15m."),
+    Setting(
+        "mirrors",
+        MIRRORS,
+        "Fetch files from here too; the first of equally good ones is preferred. May be repeated.",
+        aliases=(Alias("HF_MIRROR_PRIORITY"),),
+        flag_name="mirror",
+    ),
+    Setting(
+        "trust-mirror-metadata",
+        SWITCH,
+        "Believe mirrors about what a revision means when the endpoint cannot be reached.",
+        "no",
+    ),
+    Setting(
+        "tokens",
+        PROVIDERS,
+        "Where the tokens for other hosts come from, such as hub.internal=env:NAME.",
+        flag=Flag.NONE,
+        in_file=False,
+        secret=True,
+    ),
+    Setting("limit-rate", RATE, "Transfer no more than this a second, all together, such as 20MB."),
+    Setting("deadline", DEADLINE, "Give up after this long, such as 15m."),
     Setting(
         "revision-ttl",
         DURATION,
@@ -244,7 +193,7 @@ SETTINGS: tuple[Setting, ...] = (
         aliases=(Alias("HF_HUB_CACHE"), Alias("HUGGINGFACE_HUB_CACHE"), Alias("HF_HOME", "{}/hub")),
     ),
     Setting("state", PATH, "Folder of notes that may be lost without harm.", "{cache}/ci-modelcache", flag=Flag.NONE),
-    Setting("workers", _numbers(1, _MAX_WORKERS), "Transfers at a time.", "8"),
+    Setting("workers", numbers(1, _MAX_WORKERS), "Transfers at a time.", "8"),
     Setting("ca-bundle", PATH, "File of the authorities that TLS trusts, in place of the built-in ones."),
     Setting(
         "hub-ca-bundle",
@@ -271,7 +220,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "source-date-epoch",
-        _numbers(0, _MAX_EPOCH),
+        numbers(0, _MAX_EPOCH),
         "That time, in seconds since 1970.",
         "0",
         flag=Flag.NONE,
@@ -280,11 +229,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("lock-file", PATH, "The lock file.", "{project}/modelcache.lock", flag=Flag.SOME),
     Setting(
         "progress",
-        _choices(ProgressStyle),
+        choices(ProgressStyle),
         "How progress is shown: a bar on a terminal, lines in a CI log.",
         ProgressStyle.AUTO,
         flag=Flag.NONE,
-        ambient=(Alias("CI", "lines", ignored=_FALSE),),
+        ambient=(Alias("CI", "lines", ignored=FALSE),),
     ),
+    Setting("report", PATH, "Append what happens, as JSON lines, to this file."),
     Setting("color", SWITCH, "Colours on a terminal.", "yes", flag=Flag.NONE, ambient=(Alias("NO_COLOR", "no"),)),
 )

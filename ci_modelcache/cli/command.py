@@ -14,8 +14,9 @@ import click
 from ci_modelcache.cli.logs import logging_to_stderr
 from ci_modelcache.cli.run import Run
 from ci_modelcache.config import Config, environment, in_container
+from ci_modelcache.kinds import PATH, SWITCH
 from ci_modelcache.model.redact import RedactingFilter
-from ci_modelcache.settings import PATH, SETTINGS, SWITCH, Flag, Setting
+from ci_modelcache.settings import SETTINGS, Flag, Setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -30,11 +31,12 @@ class SettingOption(click.Option):
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        flag = f"--{setting.name}/--no-{setting.name}" if setting.kind is SWITCH else f"--{setting.name}"
+        flag = f"--{setting.name}/--no-{setting.name}" if setting.kind is SWITCH else setting.option
         kind: Any = click.Choice(setting.kind.choices) if setting.kind.choices else None
         kind = click.Path() if setting.kind is PATH else kind
         metavar = None if setting.kind is SWITCH or setting.kind.choices else setting.kind.metavar
-        super().__init__([flag], type=kind, default=None, metavar=metavar, help=setting.help)
+        many, name = setting.flag_name is not None, setting.attribute
+        super().__init__([flag, name], type=kind, default=None, multiple=many, metavar=metavar, help=setting.help)
 
 
 class Command(click.Command):
@@ -98,6 +100,6 @@ def _begin(ctx: click.Context, flags: dict[str, object], output: dict[str, Any])
     verbosity = sum(given["verbose"] - given["quiet"] for given in (outer, output) if given)
     handler = ctx.with_resource(logging_to_stderr(verbosity))
     config = Config.load(flags, environ=environment(), cwd=Path.cwd(), in_container=in_container())
-    if config.token is not None:
-        handler.addFilter(RedactingFilter(secrets=(config.token.secret,)))
+    if config.secrets:
+        handler.addFilter(RedactingFilter(secrets=config.secrets))
     return Run(config, as_json=bool(output["json"] or outer.get("json")), verbosity=verbosity)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ci_modelcache.cli.command import verb
 from ci_modelcache.cli.reports import settings
+from ci_modelcache.cli.shown import rows
 from ci_modelcache.settings import SETTINGS, Flag
 
 if TYPE_CHECKING:
@@ -26,5 +27,6 @@ def command(run: Run) -> None:
 
     Secrets are shown as ***.
     """
-    rows = {row.name: {"value": row.value, "origin": row.origin} for row in run.config.rows()}
-    run.show({"settings": rows, "models": run.config.project.models}, settings(run.config))
+    shown = rows(run.config)
+    values = {row.name: {"value": row.value, "origin": row.origin} for row in shown}
+    run.show({"settings": values, "models": run.config.project.models}, settings(shown))

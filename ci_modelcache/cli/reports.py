@@ -9,7 +9,7 @@ from ci_modelcache.transfer.disk import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ci_modelcache.config import Config
+    from ci_modelcache.cli.shown import Row
     from ci_modelcache.demo.demonstrate import DemoReport
     from ci_modelcache.verbs.doctor import DoctorReport
     from ci_modelcache.verbs.fetch import FetchReport
@@ -158,9 +158,13 @@ def examined(report: DoctorReport) -> Iterator[str]:
             yield f"{'':8}   hint: {check.hint}"
 
 
-def settings(config: Config) -> Iterator[str]:
-    """Every setting with its value and origin, and the files that were read."""
-    yield from columns([("SETTING", "VALUE", "FROM"), *((row.name, row.text, row.origin) for row in config.rows())])
+def settings(shown: Iterable[Row]) -> Iterator[str]:
+    """Every setting with its value and origin."""
+    rows = [("SETTING", "VALUE", "FROM")]
+    for row in shown:
+        first, *more = row.text.split("\n")
+        rows += [(row.name, first, row.origin), *(("", line, "") for line in more)]
+    yield from columns(rows)
 
 
 def demonstrated(report: DemoReport) -> Iterator[str]:

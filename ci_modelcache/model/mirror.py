@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
 from ci_modelcache.errors import ConfigError
 from ci_modelcache.model.redact import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 _HINT = "write https://host, files+https://host/folder, modelscope+https://www.modelscope.cn, s3://bucket/prefix or a folder"
 
@@ -39,6 +44,34 @@ _KINDS = {
 }
 
 
+_PROVIDERS = ("env:", "file:", "command:", "oidc:", "exchange:")
+KEEP = "keep"
+"""The provider of a token that was stored by ``ci-modelcache auth login``."""
+
+
+def is_provider(text: str) -> bool:
+    """Whether *text* begins as a provider of tokens does; a token itself does not."""
+    return text == KEEP or any(text.startswith(scheme) and text != scheme for scheme in _PROVIDERS)
+
+
+def mirror_url(text: str, path: Callable[[str], Path]) -> str:
+    """
+    The url of a `Mirror` that *text* means, in which *path* makes a folder absolute.
+
+    A folder below the present one begins with ``./``: ``hub.internal`` is far more often a host whose scheme was forgotten.
+    """
+    if "://" in text:
+        return text.rstrip("/")
+    if text in {".", ".."} or text.startswith(("/", "./", "../", "~")):
+        return str(path(text))
+    msg = f"not the address of a mirror: {redact(text)!r:.200}"
+    raise ConfigError(msg, hint=f"write https://{redact(text):.100} for a host, or ./{redact(text):.100} for a folder")
+
+
+def _provider(text: str | None) -> str:
+    return repr(None if text is None else redact(text))
+
+
 @frozen
 class Mirror:
     """
@@ -51,7 +84,7 @@ class Mirror:
 
     url: str = field()
     priority: int = 100
-    token: str | None = None
+    token: str | None = field(default=None, repr=_provider)
     region: str | None = None
     max_rate: int | None = None
     trust: bool = False
@@ -68,6 +101,7 @@ class Mirror:
             msg = f"a user name or password in the address of the mirror {parts.hostname}"
             raise ConfigError(msg, hint="name a provider of its token instead, such as env:NAME")
         local = parts.scheme in {"", "file"}
+        known = known and value.isprintable() and (local or " " not in value)
         if not known or not (parts.path.startswith("/") if local else parts.netloc) or parts.query or parts.fragment:
             msg = f"not the address of a mirror: {redact(value)!r:.200}"
             raise ConfigError(msg, hint=_HINT)
