@@ -358,6 +358,7 @@ class Reading:
                 if piece:
                     course.progressed(self._source)
                 yield piece
+                course.retry.deadline.check(course.doing)
 
     def _counted(self, sent: Iterator[bytes]) -> Iterator[bytes]:
         for piece in sent:

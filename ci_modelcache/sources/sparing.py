@@ -31,10 +31,6 @@ class Sparing:
         self._secret = secret
 
     @property
-    def sends_ranges(self) -> bool | None:
-        return self._upstream.sends_ranges
-
-    @property
     def url(self) -> str:
         return self._upstream.url
 

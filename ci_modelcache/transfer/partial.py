@@ -75,7 +75,7 @@ class Partial:
         try:
             yield partial
         finally:
-            if not shared:
+            if not shared or not partial.stretches:
                 partial.discard()
             os.close(partial._log)
             os.close(descriptor)

@@ -7,8 +7,10 @@ disk, and none becomes visible in the store before it is proven.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
+import os
 import threading
 from collections import Counter
 from functools import partial
@@ -18,7 +20,7 @@ from attrs import evolve, field, frozen
 
 from ci_modelcache.cache.modelcache import ModelCache
 from ci_modelcache.cache.publication import Publication
-from ci_modelcache.errors import ConfigError, FileNotFound, IntegrityError, ObjectNotFound
+from ci_modelcache.errors import AccessDenied, ConfigError, FileNotFound, IntegrityError, ObjectNotFound
 from ci_modelcache.model.digest import LEAF_SIZE, Digest, Fingerprint, verified
 from ci_modelcache.model.manifest import MAX_FILES, FileEntry, Manifest
 from ci_modelcache.model.ref import ModelRef
@@ -30,6 +32,7 @@ from ci_modelcache.verbs.step import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from ci_modelcache.cache.modelcache import BlobCopy
     from ci_modelcache.model.listing import ListedFile
@@ -107,6 +110,7 @@ def ingest(
     By *force* everything is fetched, and replaces what the store has.
     Raises what `Publication` and the source raise. Whatever was stored before that is garbage which a second call makes use of.
     """
+    _require_folder(step.state / "partial")
     # Files with the same bytes come once.
     unique = {file.sha256 or file.git_oid: file.size for file in files}
     step.progress.start(f"fetching {ref}", sum(unique.values()))
@@ -123,6 +127,20 @@ def ingest(
         step.progress.finish()
     warnings = tuple(sorted({warning for each in upload.received for warning in each.warnings}))
     return Ingested(manifest, sum(each.fetched for each in upload.received), dict(upload.sources), warnings)
+
+
+def _require_folder(folder: Path) -> None:
+    """Raise `AccessDenied`, before a byte moves, when what is half received could not be kept."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror
+    else:
+        if os.access(folder, os.W_OK | os.X_OK):
+            return
+        reason = os.strerror(errno.EACCES)
+    msg = f"cannot write to the state folder {folder.parent}: {reason}"
+    raise AccessDenied(msg, hint="set CI_MODELCACHE_STATE to another one")
 
 
 def selected(files: Iterable[ListedFile], selection: Selection, ref: ModelRef) -> tuple[ListedFile, ...]:
