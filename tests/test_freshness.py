@@ -13,6 +13,7 @@ from attrs import define, evolve
 from ci_modelcache.cache import keys
 from ci_modelcache.cache.answers import LONGEST, keep_answer, known_answer
 from ci_modelcache.cache.records import SAVED
+from ci_modelcache.cli.main import main
 from ci_modelcache.demo.exchange import Reply
 from ci_modelcache.demo.faults import Planned
 from ci_modelcache.errors import (
@@ -518,3 +519,45 @@ def test_what_somebody_saved_cannot_be_downloaded_again(bench: Bench) -> None:
         bench.restore(force=True)
     assert "--force-download" in str(caught.value.hint)
     assert bench.hub.requests() == []
+
+
+# The command line
+
+
+@pytest.fixture
+def command(bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs a command line against the Hub and the folders of *bench*; gives its exit code and stderr."""
+    monkeypatch.chdir(bench.folder)
+    for name, value in {"HF_ENDPOINT": bench.hub.url, "CI_MODELCACHE_STORE": str(bench.disk.root)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CI_MODELCACHE_STATE", str(bench.folder / "notes"))
+
+    def run(line: str) -> tuple[int, str]:
+        capsys.readouterr()
+        return main(line.split()), capsys.readouterr().err
+
+    return run
+
+
+def test_a_loop_that_tries_again_asks_once_unless_it_is_told_to_ask(bench: Bench, command: Any) -> None:
+    for verb in (f"restore {REPO}@v9 --to x", f"fetch {REPO}@v9"):
+        assert command(verb)[0] == 10
+    code, said = command(f"restore {REPO}@v9 --to x")
+    assert (code, statuses(bench)) == (10, [404])
+    assert "(remembered from 0 s ago)" in said
+    assert "--force-download" in said
+    for again in (f"restore {REPO}@v9 --to x --revision-ttl 0", f"fetch {REPO}@v9 --force-download"):
+        assert command(again)[0] == 10
+        assert statuses(bench) == [404]
+
+
+def test_the_flag_fetches_all_of_it_again(bench: Bench, command: Any) -> None:
+    for line in (f"restore {REPO} --to model", f"restore {REPO} --to model --force-download"):
+        bench.hub.forget()
+        assert command(line)[0] == 0
+        assert bench.hub.sent == SIZE
+    for line, sent in ((f"fetch {REPO}", 0), (f"fetch {REPO} --force-download", SIZE)):
+        bench.hub.forget()
+        assert command(line)[0] == 0
+        assert bench.hub.sent == sent
+    assert command(f"restore {REPO} --to model --force-download --fail-on-miss")[0] == 2
