@@ -108,8 +108,7 @@ def _provided(text: str, base: Base) -> tuple[str, str]:
     host, equals, provider = text.partition("=")
     if not equals or not is_provider(provider) or _HOST.fullmatch(host) is None:
         # What is wrong here may be a token, so it is not repeated.
-        name = f" for {host}" if equals and _HOST.fullmatch(host) else ""
-        msg = f"expected HOST=PROVIDER separated by white space, got something else{name}"
+        msg = f"expected {PROVIDERS.expected}, got something else"
         raise ConfigError(msg, hint=_PROVIDED)
     if provider.startswith("file:"):
         provider = f"file:{base.path(provider.removeprefix('file:'))}"
