@@ -75,7 +75,7 @@ class Recorder:
             # Also for reading: the last byte tells whether somebody was killed, or had a full disk, in the middle of a line.
             file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            self._warn(error.strerror or str(error))
+            self._warn(f"{error.strerror}: {error.filename}")
             return None
         known = os.fstat(file)
         if stat.S_ISREG(known.st_mode) and known.st_size:
