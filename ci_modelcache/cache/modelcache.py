@@ -56,9 +56,9 @@ class BlobCopy:
     _key: str
     size: int
 
-    def open(self, start: int) -> AbstractContextManager[Iterator[bytes]]:
-        """The bytes from offset *start*; one attempt (`transfer.streams.OpenAt`)."""
-        return self._store.read(self._key, start=start)
+    def open(self, start: int, stop: int | None = None) -> AbstractContextManager[Iterator[bytes]]:
+        """The bytes from offset *start* to *stop* (exclusive; None: the end); one attempt (`transfer.streams.OpenAt`)."""
+        return self._store.read(self._key, start=start, stop=stop)
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ci_modelcache.sources.http import Answer
     from ci_modelcache.transfer.deadline import Deadline
 
+BODIES = frozenset({200, 206, 416})
+"""Statuses of answers that are about the bytes asked for, and not about access, limits or trouble."""
 TOLERABLE = 1024 * 1024
 """Bytes that are read and thrown away rather than blaming a source that ignores ranges."""
 

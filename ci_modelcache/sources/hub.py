@@ -22,7 +22,7 @@ from ci_modelcache.model.redact import redact
 from ci_modelcache.model.ref import RepoType
 from ci_modelcache.sources.address import parse_address
 from ci_modelcache.sources.answers import Asking, refusal
-from ci_modelcache.sources.bodies import Part, check_links, pieces_of
+from ci_modelcache.sources.bodies import BODIES, Part, check_links, pieces_of
 from ci_modelcache.sources.detours import Detours
 from ci_modelcache.sources.http import Answer, Credential, HttpSession, Origin
 from ci_modelcache.sources.protocol import Meaning
@@ -44,8 +44,6 @@ MAX_PAGES = 2000
 
 _KINDS = {RepoType.MODEL: "models", RepoType.DATASET: "datasets", RepoType.SPACE: "spaces"}
 _FOLDERS = {RepoType.MODEL: "", RepoType.DATASET: "datasets/", RepoType.SPACE: "spaces/"}
-_BODIES = {200, 206, 416}
-"""Answers that are about the bytes asked for, and not about access, limits or trouble."""
 _PASSING = {408, 425, 429}
 _ENTITY_TAG = re.compile(r'(?:W/)?"[!#-~]{1,200}"')
 _SETTLED = 60.0
@@ -166,7 +164,7 @@ class HubEndpoint:
                 headers=part.headers,
             )
         )
-        if answer.status not in _BODIES:
+        if answer.status not in BODIES:
             raise self._refusal(answer, asking)
         check_links(answer.hops, part, commit=commit)
         pieces = pieces_of(answer, part, self, deadline=self._retry.deadline)
@@ -184,7 +182,7 @@ class HubEndpoint:
             answer = attempt.enter_context(
                 self._session.ask(detour, doing=part.doing, deadline=self._retry.deadline, headers=part.headers)
             )
-            if answer.status not in _BODIES:
+            if answer.status not in BODIES:
                 if answer.status in _PASSING or answer.status >= 500:  # noqa: PLR2004  # HTTP's own numbers
                     raise refusal(_Detoured(answer, str(Origin.of(detour))), asking, now=self._session.now())
                 self._detours.forget(url)
