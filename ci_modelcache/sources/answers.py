@@ -183,7 +183,7 @@ def seconds_to_wait(headers: Mapping[str, str], *, now: float) -> float | None:
     ``Date``, so that our clock does not matter), ``RateLimit: "api";r=0;t=55`` (the Hub; counts only
     when nothing remains); of several the longest.
     """
-    found = [float(t) for r, t in _RATE_LIMIT.findall(headers.get("RateLimit", "")) if int(r) == 0]
+    found = [float(t) for r, t in _RATE_LIMIT.findall(headers.get("RateLimit", "")[:1000]) if int(r) == 0]
     after = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"\d{1,9}", after):
         found.append(float(after))

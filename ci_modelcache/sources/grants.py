@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _LEFT = re.compile(r'"?([^",;]*)"?\s*;\s*r=(\d{1,9})\s*;\s*t=(\d{1,9})')
 _RULE = re.compile(r'"([^"]*)"\s*;\s*q=(\d{1,9})\s*;\s*w=(\d{1,9})')
 _DIGITS = re.compile(r"\s*(\d{1,9})\s*")
+_MOST = 1000
+"""Characters of a header that are looked at: the patterns take the square of them."""
 
 
 def quota_of(url: str, token: Token | None) -> Quota:
@@ -46,12 +48,13 @@ def grant_of(status: int, headers: Mapping[str, str], *, now: float) -> Grant:
     if line is None:
         remaining, reset = _number(headers, "RateLimit-Remaining"), _number(headers, "RateLimit-Reset")
         return Grant(status, wait, remaining, reset, _number(headers, "RateLimit-Limit"))
-    found = [(int(left), -int(reset), name) for name, left, reset in _LEFT.findall(line)]
+    found = [(int(left), -int(reset), name) for name, left, reset in _LEFT.findall(line[:_MOST])]
     if not found:
         return Grant(status, wait)
     left, reset, name = min(found)
     rules = {
-        rule: (int(limit), float(window)) for rule, limit, window in _RULE.findall(headers.get("RateLimit-Policy", ""))
+        rule: (int(limit), float(window))
+        for rule, limit, window in _RULE.findall(headers.get("RateLimit-Policy", "")[:_MOST])
     }
     limit, window = rules.get(name.strip(), (None, None))
     return Grant(status, wait, left, float(-reset), limit, window)
