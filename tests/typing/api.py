@@ -30,15 +30,20 @@ if TYPE_CHECKING:
     from ci_modelcache.stores.empty import EmptyStore
     from ci_modelcache.stores.protocol import OnDisk, Store
     from ci_modelcache.stores.s3 import S3Store
+    from ci_modelcache.stores.throttled import ThrottledStore
     from ci_modelcache.transfer.progress import Progress, Silent
     from ci_modelcache.verbs.step import Step
 
 
-def parts(s3: S3Store, folder: DirectoryStore, nothing: EmptyStore, hub: HubEndpoint, offline: Offline) -> None:
-    stores: tuple[Store, ...] = (s3, folder, nothing)
+def kept(s3: S3Store, folder: DirectoryStore, nothing: EmptyStore, slow: ThrottledStore) -> None:
+    stores: tuple[Store, ...] = (s3, folder, nothing, slow)
     on_disk: OnDisk = folder
+    del stores, on_disk
+
+
+def asked(hub: HubEndpoint, offline: Offline) -> None:
     upstreams: tuple[Upstream, ...] = (hub, offline)
-    del stores, on_disk, upstreams
+    del upstreams
 
 
 def shown(bar: Bar, lines: Lines, silent: Silent, plain: PlainLayout, cache: HubCacheLayout) -> None:
