@@ -561,3 +561,11 @@ def test_the_flag_fetches_all_of_it_again(bench: Bench, command: Any) -> None:
         assert command(line)[0] == 0
         assert bench.hub.sent == sent
     assert command(f"restore {REPO} --to model --force-download --fail-on-miss")[0] == 2
+
+
+def test_notes_that_no_longer_count_are_swept(bench: Bench) -> None:
+    for number in range(3):
+        with pytest.raises(RevisionNotFound):
+            sparing(bench).resolve(REF.at(f"v9.{number}"))
+        bench.time += LASTING
+    assert len(list((bench.folder / "state" / "refusals").iterdir())) == 1
