@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import ssl
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -14,8 +13,9 @@ import requests
 from attrs import field, frozen
 from requests.adapters import HTTPAdapter
 
-from ci_modelcache.errors import ConfigError, IntegrityError, Misanswer, Unavailable
+from ci_modelcache.errors import IntegrityError, Misanswer, Unavailable
 from ci_modelcache.model.redact import Secrets, redact
+from ci_modelcache.sources.certificates import checked
 from ci_modelcache.sources.grants import grant_of, quota_of
 from ci_modelcache.sources.token import Token, TokenSource
 from ci_modelcache.sources.transport import translating
@@ -215,7 +215,7 @@ class HttpSession(requests.Session):
         """Every token that was sent, for those who tell what was answered."""
         self._budget = budget or Unmetered()
         self._answer_seconds = answer_seconds
-        self._ca_bundle = None if ca_bundle is None else _checked(ca_bundle)
+        self._ca_bundle = None if ca_bundle is None else checked(ca_bundle)
         self.auth = _no_netrc
         # identity: an encoded body has other bytes than those that were promised.
         self.headers.update({"User-Agent": "ci-modelcache", "Accept-Encoding": "identity"})
@@ -326,18 +326,6 @@ class HttpSession(requests.Session):
 def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """Set as `auth`, it keeps requests from adding credentials of .netrc or of the URL."""
     return request
-
-
-def _checked(ca_bundle: Path) -> str:
-    try:
-        folder = ca_bundle.is_dir()
-        ssl.create_default_context(cafile=None if folder else ca_bundle, capath=ca_bundle if folder else None)
-    except OSError as error:  # an ssl.SSLError is one
-        msg = f"cannot use the CA bundle {ca_bundle}: {error.strerror or error}"
-        raise ConfigError(
-            msg, hint="--ca-bundle takes a PEM file, such as /etc/ssl/certs/ca-certificates.crt"
-        ) from error
-    return str(ca_bundle)
 
 
 def _redirect(session: requests.Session, response: requests.Response, doing: str) -> str | None:
