@@ -79,9 +79,9 @@ class Config:
     color: bool
     origins: dict[str, Origin]
     project: Project
-    token_sources: tuple[TokenSetting, ...] = ()
+    token_sources: tuple[TokenSetting, ...]
     """Where the tokens of the mirrors and, when somebody said so for its host, of the endpoint come from; each origin once."""
-    variables: Mapping[str, str] = Variables({})
+    variables: Variables
     """What else providers of tokens need of the environment; its values are secrets."""
 
     @classmethod
@@ -121,7 +121,7 @@ class Config:
     def secrets(self) -> tuple[str, ...]:
         """Every secret that is known by now, for who hides them."""
         tokens = [self.token, *(source.provider for source in self.token_sources)]
-        return (*(token.secret for token in tokens if isinstance(token, Token)), *self.variables.values())
+        return (*(token.secret for token in tokens if isinstance(token, Token)), *self.variables.secrets)
 
     @property
     def mtime(self) -> int | None:

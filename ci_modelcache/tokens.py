@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from attrs import field, frozen
 
@@ -26,8 +26,8 @@ _log = logging.getLogger(__name__)
 
 _PORTS = {"http": 80, "https": 443}
 _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|\[::1\]")
-_NEEDED = ("ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN")
-"""What the OIDC provider of GitHub's runners reads."""
+_NEEDED = ("HOME", "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+"""What a provider of files and the OIDC provider of GitHub's runners read."""
 _NAMED = re.compile(r"\benv:([A-Za-z_]\w*)|[?&]variable=([A-Za-z_]\w*)")
 
 
@@ -74,6 +74,11 @@ class Variables(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The values that nobody may see: all but the home folder."""
+        return tuple(value for name, value in self._values.items() if name != "HOME")
 
     def __repr__(self) -> str:
         return f"<variables {', '.join(sorted(self._values))}>"
@@ -147,6 +152,7 @@ class TokenSearch:
         """The variables that the providers name or need, as far as they are set."""
         texts = [provider for _, provider in self.stated]
         texts += [table.mirror.token for table, _ in self.tables if table.mirror.token]
+        texts = [unquote(unquote(text)) for text in texts]  # a provider within another one may be quoted
         named = {name for text in texts for match in _NAMED.finditer(text) for name in match.groups() if name}
         return Variables({name: self.environ[name] for name in (*_NEEDED, *sorted(named)) if self.environ.get(name)})
 

@@ -246,7 +246,8 @@ def test_a_variable_that_a_provider_names_gives_the_token_itself(load: Any) -> N
     users = table(A, 'token = "env:MY_TOKEN"')
     config = load(users=users, env={"MY_TOKEN": "tok_mine", "OTHER": "x"})
     assert sources(config) == {A: "tok_mine"}
-    assert dict(config.variables) == {"MY_TOKEN": "tok_mine"}
+    assert set(config.variables) == {"MY_TOKEN", "HOME"}
+    assert set(config.secrets) == {"tok_mine"}
 
 
 def test_a_named_variable_that_is_not_set_is_no_token_and_says_so(load: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -276,11 +277,12 @@ def test_providers_get_the_variables_that_they_need_and_no_others(load: Any) -> 
         "GITLAB_TOKEN": "tok_gitlab",
         "SUBJECT": "tok_subject",
         "UNRELATED": "x",
-        "CI_MODELCACHE_TOKENS": "a.example=oidc:gitlab?variable=GITLAB_TOKEN 'b.example=exchange:https://x env:SUBJECT'",
+        "CI_MODELCACHE_TOKENS": "a.example=oidc:gitlab?variable=GITLAB_TOKEN b.example=exchange:https://x?subject=env%3ASUBJECT",
     }
     config = load(A, B, env=env)
     names = {"ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN", "GITLAB_TOKEN", "SUBJECT"}
-    assert {name: env[name] for name in names} == dict(config.variables)
+    assert set(config.variables) == {*names, "HOME"}
+    assert set(config.secrets) >= {"tok_request", "tok_gitlab", "tok_subject"}
 
 
 # --- what a repository's file may not do

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, TextIO
@@ -21,6 +22,10 @@ _WINDOW = 15.0
 _EXACT = 10.0
 """Seconds below which a tenth is worth showing."""
 _MINUTE, _HOUR = 60, 3600
+_COMMIT = re.compile(r"(@[0-9a-f]{12})[0-9a-f]{28}\b")
+"""A commit, of which a bar has room for the digits that other output shows."""
+_BAR = 10
+"""Columns; with 80 of them the name keeps half a line."""
 
 
 def format_seconds(seconds: float) -> str:
@@ -109,7 +114,7 @@ class Bar:
             self._clear()
             self._done, self._total = 0, total
             self._bars.start()
-            self._tasks.append(self._bars.add_task(doing, total=total))
+            self._tasks.append(self._bars.add_task(_COMMIT.sub(r"\1", doing), total=total))
 
     def advance(self, count: int) -> None:
         with self._lock:
@@ -135,16 +140,19 @@ def terminal_bar(stream: TextIO, *, color: bool, clock: Callable[[], float]) -> 
     """A bar with bytes, speed and time left on the terminal *stream*."""
     from rich import progress  # noqa: PLC0415  # 100 ms that logs of CI jobs do not need
     from rich.console import Console  # noqa: PLC0415  # as above
+    from rich.table import Column  # noqa: PLC0415  # as above
 
     return Bar(
         progress.Progress(
-            progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(),
-            progress.DownloadColumn(),
-            progress.TransferSpeedColumn(),
-            progress.TimeRemainingColumn(),
+            # What is cut when the terminal is narrow is the name: numbers of two lines are no numbers.
+            progress.TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
+            progress.BarColumn(bar_width=_BAR),
+            progress.DownloadColumn(table_column=Column(no_wrap=True)),
+            progress.TransferSpeedColumn(table_column=Column(no_wrap=True)),
+            progress.TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=Console(file=stream, no_color=not color, force_terminal=True),
             transient=True,
             get_time=clock,
+            expand=True,
         )
     )

@@ -68,7 +68,8 @@ def restored(report: RestoreReport) -> Iterator[str]:
     if report.stale:
         yield "  the Hub could not be asked: that commit may be an old one"
     if report.replaced:
-        yield f"  {count(len(report.replaced), 'file')} here had other content, and were replaced: {some(report.replaced)}"
+        was = "was" if len(report.replaced) == 1 else "were"
+        yield f"  {count(len(report.replaced), 'file')} here had other content, and {was} replaced: {some(report.replaced)}"
     if report.mended:
         yield f"  the store's copy was missing or wrong, and taken from upstream: {some(report.mended)}"
     if report.extra and report.pruned:
