@@ -15,6 +15,7 @@ from ci_modelcache.cli.logs import logging_to_stderr
 from ci_modelcache.cli.run import Run
 from ci_modelcache.config import Config, environment, in_container
 from ci_modelcache.kinds import PATH, SWITCH
+from ci_modelcache.model.hidden import Secrets
 from ci_modelcache.model.redact import RedactingFilter
 from ci_modelcache.settings import SETTINGS, Flag, Setting
 
@@ -98,8 +99,10 @@ def _begin(ctx: click.Context, flags: dict[str, object], output: dict[str, Any])
     """Set up logging, then find the settings: what they warn about is to be seen."""
     outer = ctx.find_root().params if ctx.parent is not None else {}
     verbosity = sum(given["verbose"] - given["quiet"] for given in (outer, output) if given)
+    secrets = ctx.find_object(Secrets) or Secrets()
     handler = ctx.with_resource(logging_to_stderr(verbosity))
+    handler.addFilter(RedactingFilter(secrets=secrets))
     config = Config.load(flags, environ=environment(), cwd=Path.cwd(), in_container=in_container())
-    if config.secrets:
-        handler.addFilter(RedactingFilter(secrets=config.secrets))
-    return Run(config, as_json=bool(output["json"] or outer.get("json")), verbosity=verbosity)
+    for secret in config.secrets:
+        secrets.add(secret)
+    return Run(config, as_json=bool(output["json"] or outer.get("json")), verbosity=verbosity, secrets=secrets)

@@ -21,6 +21,7 @@ import click
 
 from ci_modelcache.cli.output import emit
 from ci_modelcache.errors import Interrupted, ModelCacheError
+from ci_modelcache.model.hidden import Secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -127,10 +128,12 @@ def commands(ctx: click.Context, /, **_output: object) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (default: this process's), tell how it went, and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    failed = _Failure(as_json="--json" in itertools.takewhile(lambda argument: argument != "--", arguments))
+    secrets = Secrets()
+    as_json = "--json" in itertools.takewhile(lambda argument: argument != "--", arguments)
+    failed = _Failure(as_json=as_json, secrets=secrets)
     try:
         with _sigterm_like_ctrl_c():
-            result = commands.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+            result = commands.main(arguments, prog_name=PROGRAM, standalone_mode=False, obj=secrets)
     except ModelCacheError as error:
         return failed.known(error)
     except (KeyboardInterrupt, click.Abort):
@@ -160,10 +163,15 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 class _Failure:
-    """Tells about a failure on stderr and, *as_json*, as the one object on stdout; each method returns the exit code."""
+    """
+    Tells about a failure on stderr and, *as_json*, as the one object on stdout, without the *secrets* that were in use.
 
-    def __init__(self, *, as_json: bool) -> None:
+    Each method returns the exit code.
+    """
+
+    def __init__(self, *, as_json: bool, secrets: Secrets) -> None:
         self._as_json = as_json
+        self._secrets = secrets
 
     def known(self, error: ModelCacheError) -> int:
         notes = getattr(error, "__notes__", [])
@@ -189,14 +197,16 @@ class _Failure:
     def _tell(self, kind: str, message: str, hint: str | None, exit_code: int) -> int:
         self._print(f"error: {message}" + (f"\n  hint: {hint}" if hint else ""))
         if self._as_json:
-            from ci_modelcache.model.redact import redact  # noqa: PLC0415  # as below
-
             # Redacted before it is quoted: afterwards a quote could be taken for a part of a secret.
-            safe = {"type": kind, "message": redact(message), "hint": hint and redact(hint), "exit_code": exit_code}
+            message, hint = self._redacted(message), hint and self._redacted(hint)
+            safe = {"type": kind, "message": message, "hint": hint, "exit_code": exit_code}
             emit(json.dumps({"error": safe}))
         return exit_code
 
-    def _print(self, text: str) -> None:
+    def _redacted(self, text: str) -> str:
         from ci_modelcache.model.redact import redact  # noqa: PLC0415  # 20 ms, for failures only
 
-        click.echo(redact(text), err=True)
+        return redact(text, secrets=self._secrets)
+
+    def _print(self, text: str) -> None:
+        click.echo(self._redacted(text), err=True)

@@ -16,6 +16,9 @@ from ci_modelcache.errors import ConfigError
 from ci_modelcache.settings import Mode, ProgressStyle
 from ci_modelcache.transfer.deadline import Deadline
 
+TOKENS = "tokens"
+"""The folder of the state in which tokens are kept."""
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
@@ -23,9 +26,14 @@ if TYPE_CHECKING:
     from ci_modelcache.cache.modelcache import ModelCache
     from ci_modelcache.config import Config
     from ci_modelcache.layouts.protocol import Layout
+    from ci_modelcache.model.hidden import Secrets
     from ci_modelcache.model.ref import ModelRef
+    from ci_modelcache.sources.http import HttpSession
     from ci_modelcache.sources.protocol import Upstream
+    from ci_modelcache.sources.token import TokenSource
+    from ci_modelcache.sources.tokens.vault import Vault
     from ci_modelcache.stores.protocol import Store
+    from ci_modelcache.transfer.events import Events
     from ci_modelcache.transfer.progress import Progress
     from ci_modelcache.transfer.retry import RetryPolicy
     from ci_modelcache.verbs.step import Step
@@ -34,8 +42,9 @@ if TYPE_CHECKING:
 class Run:
     """One command at work. The deadline of *config* begins now; everything else is made, and imported, when asked for."""
 
-    def __init__(self, config: Config, *, as_json: bool, verbosity: int) -> None:
+    def __init__(self, config: Config, *, as_json: bool, verbosity: int, secrets: Secrets) -> None:
         self.config = config
+        self.secrets = secrets
         self._as_json = as_json
         self._quiet = verbosity < 0
         self._deadline = Deadline(config.deadline)
@@ -91,18 +100,59 @@ class Run:
     @cached_property
     def upstream(self) -> Upstream:
         """The Hub that is asked, or one that may not be."""
-        from ci_modelcache.sources.http import HttpSession  # noqa: PLC0415  # `requests` is slow to import
-        from ci_modelcache.sources.hub import HubEndpoint  # noqa: PLC0415  # as above
+        from ci_modelcache.sources.hub import HubEndpoint  # noqa: PLC0415  # `requests` is slow to import
         from ci_modelcache.sources.sparing import Sparing  # noqa: PLC0415  # as above
         from ci_modelcache.transfer.refusals import Refusals  # noqa: PLC0415  # as above
 
         if self.config.offline:
             return self._offline(f"offline is set by {self.config.origins['offline']}")
-        session = HttpSession(ca_bundle=self.config.hub_ca_bundle)
-        token = self.config.token
-        endpoint = HubEndpoint(self.config.endpoint, session=session, token=token, retry=self.retry)
+        url = self.config.endpoint
+        endpoint = HubEndpoint(url, session=self.session, token=self.tokens_for(url), retry=self.retry)
         refusals = Refusals(self.config.state / "refusals", believe=self.config.revision_ttl > 0 and not self.forced)
-        return Sparing(endpoint, refusals, secret="" if token is None else token.secret)
+        return Sparing(endpoint, refusals, secret="\n".join(self.config.secrets))
+
+    # --- tokens
+
+    @cached_property
+    def session(self) -> HttpSession:
+        """The connections to everybody who speaks HTTP and is no store."""
+        from ci_modelcache.sources.http import HttpSession  # noqa: PLC0415  # as above
+
+        return HttpSession(ca_bundle=self.config.hub_ca_bundle, secrets=self.secrets)
+
+    @cached_property
+    def events(self) -> Events:
+        """Who is told what happens."""
+        from ci_modelcache.transfer.events import Unrecorded  # noqa: PLC0415  # as above
+
+        return Unrecorded()
+
+    @cached_property
+    def vault(self) -> Vault:
+        """Where tokens outlast this process."""
+        from ci_modelcache.sources.tokens.vault import open_vault  # noqa: PLC0415  # as above
+
+        return open_vault(self.config.state / TOKENS)
+
+    def tokens_for(self, url: str) -> TokenSource | None:
+        """Where the token for the origin of *url* comes from; None when nobody named one."""
+        from ci_modelcache.sources.http import Origin  # noqa: PLC0415  # as above
+        from ci_modelcache.sources.token import StaticToken  # noqa: PLC0415  # as above
+        from ci_modelcache.sources.tokens.parse import Means, given_source, token_source  # noqa: PLC0415  # as above
+
+        asked, config = Origin.of(url), self.config
+        found = next((one for one in config.token_sources if Origin.of(one.address) == asked), None)
+        if found is None:
+            if config.token is None or asked != Origin.of(config.endpoint):
+                return None
+            return StaticToken(config.token)
+        locks = config.state / TOKENS / "locks"
+        means = Means(self.session, lambda: self.vault, locks, environ=config.variables, events=self.events)
+        if isinstance(found.provider, str):
+            return token_source(found.provider, host=found.host, means=means)
+        return given_source(found.provider, host=found.host, origin=str(found.origin), means=means)
+
+    # --- what is not asked
 
     @property
     def nobody(self) -> Upstream:

@@ -14,7 +14,8 @@ from attrs import field, frozen
 from requests.adapters import HTTPAdapter
 
 from ci_modelcache.errors import IntegrityError, Misanswer, Unavailable
-from ci_modelcache.model.redact import Secrets, redact
+from ci_modelcache.model.hidden import Secrets
+from ci_modelcache.model.redact import redact
 from ci_modelcache.sources.certificates import checked
 from ci_modelcache.sources.grants import grant_of, quota_of
 from ci_modelcache.sources.token import Token, TokenSource

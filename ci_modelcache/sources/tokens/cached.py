@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from ci_modelcache.model.redact import Secrets
+    from ci_modelcache.model.hidden import Secrets
     from ci_modelcache.sources.token import Token
     from ci_modelcache.sources.tokens.issued import Issued, Provider
     from ci_modelcache.sources.tokens.vault import Vault

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 
 from ci_modelcache.errors import AccessDenied, ConfigError, Unavailable
-from ci_modelcache.model.redact import Secrets, redact
+from ci_modelcache.model.hidden import Secrets
+from ci_modelcache.model.redact import redact
 from ci_modelcache.sources.token import Token
 from ci_modelcache.sources.tokens.endpoint import parse_answer
 from ci_modelcache.sources.tokens.issued import Issued, end_of, issued, token_of

@@ -30,8 +30,6 @@ HINT = (
     "write env:NAME, file:PATH, command:PROGRAM ARGUMENTS, oidc:github?audience=A, oidc:gitlab?variable=NAME, "
     "exchange:URL?subject=PROVIDER, or keep"
 )
-FOLDER = "tokens"
-"""The folder of the state that tokens are kept in."""
 
 _OPTIONS = ("subject", "grant", "body", "type", "audience", "scope", "resource", "client_id")
 _SENT = ("audience", "scope", "resource", "client_id")
@@ -96,7 +94,7 @@ def _unknown(text: str) -> ConfigError:
 
 def _path(text: str, means: Means) -> Path:
     if text.startswith("~/"):
-        return Path(means.environ.get("HOME") or "/") / text[2:]
+        return Path(text).expanduser()
     return means.folder / text
 
 
