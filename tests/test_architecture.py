@@ -157,6 +157,8 @@ FORBIDDEN_IMPORTS = (
     ("only transfer/ keeps a database", "verbs/restore.py", "import sqlite3"),
     ("only cli/ knows terminals and flags", "verbs/restore.py", "from rich.progress import Progress"),
     ("only cli/ knows terminals and flags", "transfer/progress.py", "import click"),
+    ("only cli/drawing.py draws", "verbs/stats.py", "from matplotlib.figure import Figure"),
+    ("only cli/drawing.py draws", "cli/charts.py", "def late():\n    import matplotlib.pyplot"),
     ("only model/ turns values into documents", "cache/records.py", "import cattrs"),
 )
 """Contract, module that breaks it, and the lines that do."""
