@@ -50,7 +50,7 @@ REVISION = "master"
 LISTED_SECONDS = 300.0
 """For how long a listing is believed: what is pushed later is found then."""
 MOST_LISTED = 3000
-"""Entries after which a listing of a model ends without saying so."""
+"""Entries, files and folders, after which a listing of a model ends without saying so."""
 PAGE = 200
 MAX_PAGES = 500
 
@@ -71,6 +71,19 @@ class _Entry:
     def is_(self, file: ListedFile) -> bool:
         """Whether it may have the bytes of *file*: nothing that is known of both differs."""
         return self.size == file.size and (not self.sha256 or file.sha256 is None or self.sha256 == file.sha256.hex)
+
+
+@frozen
+class _Listing:
+    files: tuple[_Entry, ...]
+    cut: bool = False
+    """Whether there may be more."""
+
+    def find(self, file: ListedFile) -> _Entry | None:
+        """The entry at the path of *file* if it may be it, else any with the same digest: copies are often sorted otherwise."""
+        good = [entry for entry in self.files if entry.is_(file)]
+        same = next((entry for entry in good if entry.path == file.path), None)
+        return same or next((entry for entry in good if file.sha256 and entry.sha256 == file.sha256.hex), None)
 
 
 class ModelScope:
@@ -96,7 +109,7 @@ class ModelScope:
         self.sends_ranges: bool | None = None
         self._clock = clock
         self._lock = threading.Lock()
-        self._listed: dict[tuple[RepoType, str, str | None], tuple[float, Future[tuple[_Entry, ...]]]] = {}
+        self._listed: dict[tuple[RepoType, str, str | None], tuple[float, Future[_Listing]]] = {}
 
     @property
     def url(self) -> str:
@@ -127,13 +140,14 @@ class ModelScope:
 
     def _find(self, ref: ModelRef, file: ListedFile, what: str) -> _Entry:
         """The entry of master to read for *file*; raises `FileNotFound` when there is none with these bytes."""
-        entries = self._entries(ref, None)
-        if len(entries) >= MOST_LISTED and ref.type is RepoType.MODEL and _matching(entries, file) is None:
-            entries = self._entries(ref, file.path.rpartition("/")[0])
-        found = _matching(entries, file)
+        listing = self._listing(ref, None)
+        found = listing.find(file)
+        if found is None and listing.cut:
+            listing = self._listing(ref, file.path.rpartition("/")[0])
+            found = listing.find(file)
         if found is not None:
             return found
-        other = next((entry for entry in entries if entry.path == file.path), None)
+        other = next((entry for entry in listing.files if entry.path == file.path), None)
         if other is None:
             msg = f"{self.url} has no such file: {what}"
             raise FileNotFound(msg)
@@ -142,7 +156,7 @@ class ModelScope:
         msg = f"{self.url} has another {what}: expected {wanted}, its {REVISION} has {has}"
         raise FileNotFound(msg)
 
-    def _entries(self, ref: ModelRef, folder: str | None) -> tuple[_Entry, ...]:
+    def _listing(self, ref: ModelRef, folder: str | None) -> _Listing:
         """The files right in *folder*, or all (None), as listed within `LISTED_SECONDS`; threads that ask the same share one answer."""
         key = (ref.type, ref.repo, folder)
         with self._lock:
@@ -161,17 +175,18 @@ class ModelScope:
                 raise
         return listed.result()
 
-    def _list(self, ref: ModelRef, folder: str | None) -> tuple[_Entry, ...]:
+    def _list(self, ref: ModelRef, folder: str | None) -> _Listing:
         recursive = {"Recursive": str(folder is None), **({"Root": folder} if folder else {})}
         if ref.type is RepoType.MODEL:
-            return _files(self._page(ref, recursive))
+            page = self._page(ref, recursive)
+            return _Listing(_files(page), cut=len(page) >= MOST_LISTED)
         entries: list[object] = []
         for number in range(1, MAX_PAGES + 1):
             page = self._page(ref, {**recursive, "PageNumber": str(number), "PageSize": str(PAGE)})
             entries += page
             if len(page) < PAGE:
                 break
-        return _files(entries)
+        return _Listing(_files(entries))
 
     def _page(self, ref: ModelRef, query: dict[str, str]) -> list[object]:
         """The entries of one answer: files, folders, and what cannot be read."""
@@ -232,13 +247,6 @@ def _said(where: str, code: object, what: str, said: str) -> ModelCacheError:
 
 def _address(ref: ModelRef) -> str:
     return f"api/v1/{_KINDS[ref.type][0]}/{ref.repo}/repo"
-
-
-def _matching(entries: tuple[_Entry, ...], file: ListedFile) -> _Entry | None:
-    """The entry at the path of *file* if it may be it, else any with the same digest: copies are often sorted in otherwise."""
-    good = [entry for entry in entries if entry.is_(file)]
-    same = next((entry for entry in good if entry.path == file.path), None)
-    return same or next((entry for entry in good if file.sha256 is not None and entry.sha256 == file.sha256.hex), None)
 
 
 def _files(entries: list[object]) -> tuple[_Entry, ...]:

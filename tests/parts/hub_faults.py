@@ -113,7 +113,7 @@ class IgnoredRange(Planned):
     """200 and the whole file, whatever range was asked for."""
 
     def act(self, request: Request, respond: Respond) -> Reply:
-        return respond(_with_range(request, None))
+        return respond(with_range(request, None))
 
 
 @define(eq=False)
@@ -128,7 +128,7 @@ class WrongOffset(Planned):
         if asked is None:
             return respond(request)
         start = int(asked.removeprefix("bytes=").removesuffix("-"))
-        reply = respond(_with_range(request, f"bytes={start + self.off}-"))
+        reply = respond(with_range(request, f"bytes={start + self.off}-"))
         if self.honest or reply.file is None:
             return reply
         size = reply.file.size
@@ -244,6 +244,7 @@ def _whole(reply: Reply) -> bytes:
     return b"".join(reply.body())
 
 
-def _with_range(request: Request, value: str | None) -> Request:
+def with_range(request: Request, value: str | None) -> Request:
+    """*request* with another range, or with none."""
     kept = [(name, each) for name, each in request.headers.items() if name.lower() != "range"]
     return evolve(request, headers=Headers(kept if value is None else [*kept, ("Range", value)]))
