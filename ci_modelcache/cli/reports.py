@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from ci_modelcache.cli.shown import Row
     from ci_modelcache.demo.demonstrate import DemoReport
+    from ci_modelcache.verbs.auth import AuthReport
     from ci_modelcache.verbs.doctor import DoctorReport
     from ci_modelcache.verbs.fetch import FetchReport
     from ci_modelcache.verbs.inspect import SnapshotInfo, StoredSnapshot
@@ -188,3 +189,13 @@ def demonstrated(report: DemoReport) -> Iterator[str]:
         for step in report.steps
     )
     yield "every file was proven by its digest before it appeared at its place"
+
+
+def authenticated(report: AuthReport) -> Iterator[str]:
+    """The hosts that have tokens, below each other, and how these are kept."""
+    rows = [("host", "provider", "from", "valid until", "on disk")]
+    for one in report.hosts:
+        kept = "-" if not one.kept else "encrypted" if one.readable else "with another key"
+        rows.append((one.host, one.provider, one.origin, one.until or "-", kept))
+    yield from columns(rows) if report.hosts else ["no host has a token"]
+    yield f"tokens that outlast a run: {report.protection}"
