@@ -19,6 +19,7 @@ from attrs import frozen
 from ci_modelcache import errors
 from ci_modelcache.cli.main import COMMANDS, commands, main
 from ci_modelcache.demo.hub import LoopbackHub
+from ci_modelcache.model.mirror_table import TOKEN_OF
 from ci_modelcache.settings import PREFIX, SETTINGS
 from tests.parts.messages import Message, messages
 from tests.parts.reference import DOCUMENTS, FAILURE, FILE, RENEW, command_of, fields, renewed
@@ -130,6 +131,7 @@ LINES = {
     "info": "info org/name",
     "path": "path org/name",
     "verify": "verify",
+    "stats": f"stats {ROOT / 'tests' / 'golden' / 'report.jsonl'}",
     "config": "config",
     "doctor": "doctor",
     "demo": "demo --model-dir trained",
@@ -149,7 +151,12 @@ def _seen(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
             yield from _seen(inner, f"{at[:-1]}[].")
 
 
-_FREE = {"config": r"settings\.[^.]+", "info": r"provenance\.[^.]+", "demo": r"steps\[\]\.report\..+"}
+_FREE = {
+    "config": r"settings\.[^.]+",
+    "info": r"provenance\.[^.]+",
+    "demo": r"steps\[\]\.report\..+",
+    "stats": r"(?:.+\.)?(?:causes|cause_rates|failed|runs|skipped|received)\.[^\[\]]+",
+}
 """What has names that are not the format's, or is described elsewhere."""
 
 
@@ -216,7 +223,8 @@ def test_every_flag_and_variable_that_a_document_names_exists(document: str) -> 
     text = _of_other_programs((ROOT / document).read_text())
     flags = set(re.findall(r"(?<![\w<!-])--[a-z][a-z-]+\b", text))
     assert flags <= _names_of_options()
-    assert set(re.findall(rf"{PREFIX}[A-Z_]*[A-Z]", text)) <= {setting.variable for setting in SETTINGS}
+    variables = {name for name in re.findall(rf"{PREFIX}[A-Z_]*[A-Z]", text) if not name.startswith(TOKEN_OF)}
+    assert variables <= {setting.variable for setting in SETTINGS}
 
 
 @pytest.mark.parametrize("document", OURS)
@@ -439,11 +447,12 @@ def test_the_toml_of_the_reference_is_understood(
     hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     del hub
-    (project,) = _blocks(FILE.read_text(), "toml")
-    (tmp_path / "modelcache.toml").write_text(project)
+    (tmp_path / "modelcache.toml").write_text("".join(_blocks(FILE.read_text(), "toml")))
     monkeypatch.chdir(tmp_path)
     assert main(["config", "--json"]) == 0
-    models = json.loads(capsys.readouterr().out)["models"]
+    shown = json.loads(capsys.readouterr().out)
+    models, mirrors = shown["models"], shown["settings"]["mirrors"]["value"]
+    assert [mirror["url"] for mirror in mirrors] == ["https://hub.internal", "s3://my-bucket/models"]
     assert [(model["repo"], model["type"]) for model in models] == [("org/name", "model"), ("org/questions", "dataset")]
 
 

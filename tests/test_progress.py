@@ -1,6 +1,14 @@
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
 import threading
 from typing import TYPE_CHECKING
 
@@ -211,3 +219,31 @@ def test_colours_are_for_those_who_want_them() -> None:
 
     assert "\x1b[3" in shown(color=True)
     assert "\x1b[3" not in shown(color=False)
+
+
+DRAW = """
+import sys
+from ci_modelcache.cli.progress import terminal_bar
+now = [100.0]
+bar = terminal_bar(sys.stderr, color=False, clock=lambda: now[0])
+bar.start("fetching org/a-name@c9745ed1d9f2" + "0" * 28, 13_400_000_000)
+for _ in range(5):
+    now[0] += 1.0
+    bar.advance(210_000_000)
+bar.refresh()
+bar.finish()
+"""
+
+
+@pytest.mark.parametrize(("columns", "name"), [(80, "fetching org/a-name@c9745ed1d9f2"), (60, "fetching org/a-na…")])
+def test_on_a_terminal_the_bar_is_one_line_with_all_its_numbers_and_a_short_commit(columns: int, name: str) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environ = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"TERM": "xterm"}
+    subprocess.run([sys.executable, "-c", DRAW], stdin=theirs, stdout=theirs, stderr=theirs, env=environ, check=True)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(theirs)
+    os.close(ours)
+    lines = [line.strip() for line in re.split(r"[\r\n]+|\x1b\[[0-9;?]*[A-Za-z]", shown) if line.strip()]
+    assert re.fullmatch(rf"{name} +\S+ +1\.1/13\.4 GB 210\.0 MB/s 0:00:\d\d", lines[-1]), lines
+    assert all(len(line) <= columns for line in lines)

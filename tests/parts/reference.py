@@ -22,11 +22,14 @@ from ci_modelcache import errors
 from ci_modelcache.cli.command import Command, SettingOption
 from ci_modelcache.cli.main import COMMANDS, PROGRAM
 from ci_modelcache.demo.demonstrate import DemoReport
+from ci_modelcache.kinds import SWITCH
 from ci_modelcache.model.digest import Digest
+from ci_modelcache.model.mirror import Mirror
 from ci_modelcache.model.project import ProjectModel
-from ci_modelcache.settings import SETTINGS, SWITCH, Alias, Flag, Setting
+from ci_modelcache.settings import SETTINGS, Alias, Flag, Setting
 from ci_modelcache.verbs.doctor import DoctorReport
 from ci_modelcache.verbs.fetch import FetchReport
+from ci_modelcache.verbs.figures import StatsReport
 from ci_modelcache.verbs.inspect import SnapshotInfo, StoredSnapshot
 from ci_modelcache.verbs.lock import LockReport
 from ci_modelcache.verbs.restore import RestoreReport
@@ -174,7 +177,7 @@ def _is_for(option: click.Option, setting: Setting) -> bool:
 
 
 def _flag(setting: Setting) -> str:
-    name = f"--{setting.name}"
+    name = setting.option
     return code(f"{name} / --no-{setting.name}" if setting.kind is SWITCH else name) + _users(setting)
 
 
@@ -193,7 +196,7 @@ def _sources(setting: Setting) -> Iterator[str]:
     yield code(setting.variable)
     yield from map(_alias, setting.aliases)
     if setting.in_file:
-        yield "file"
+        yield "`[[mirrors]]` of the file" if setting.name == "mirrors" else "file"
     if setting.like is not None:
         yield f"the setting {code(setting.like)}"
     yield from map(_alias, setting.ambient)
@@ -223,6 +226,29 @@ _MODEL_KEYS = {
     "include": "patterns of the files to take; none: all",
     "exclude": "patterns of the files to leave out",
 }
+
+
+_MIRROR_KEYS = {
+    "url": "`https://host` (the Hub's protocol), `files+https://host/folder` (any web server), `modelscope+https://www.modelscope.cn`, "
+    "`s3://bucket/prefix` or a folder (a store of ci-modelcache); a folder begins with `/`, `./`, `../` or `~`; required",
+    "priority": "of equally good mirrors the one with the lowest number is asked first; 0 to 9999",
+    "token": "what provides its token, never the token itself; in the file of a project only `env:CI_MODELCACHE_TOKEN_<HOST>`",
+    "region": "of `s3://`",
+    "max_rate": "the most that is asked of it, as `limit-rate`",
+    "trust": "whether it is believed about what a revision means when the endpoint cannot be reached",
+}
+
+
+def mirrors() -> Iterator[str]:
+    """The keys of ``[[mirrors]]``."""
+    fields = attrs.fields(Mirror)
+    yield from table(
+        ("key", "meaning", "default"), ((code(f.name), _MIRROR_KEYS[f.name], _mirror_default(f)) for f in fields)
+    )
+
+
+def _mirror_default(field: attrs.Attribute[Any]) -> str:
+    return "-" if field.default in {attrs.NOTHING, None} else code(str(field.default).lower())
 
 
 def models() -> Iterator[str]:
@@ -255,6 +281,7 @@ DOCUMENTS: dict[str, Shape] = {
     "info": SnapshotInfo,
     "path": {"ref": str, "commit": str, "path": str},
     "verify": VerifyReport,
+    "stats": StatsReport,
     "config": {"settings": {"<name>": SETTING}, "models": [ProjectModel]},
     "doctor": DoctorReport,
     "demo": DemoReport,
@@ -327,7 +354,8 @@ MEANINGS = {
     "leaves": "the digest of its leaf list; only files over 16 MiB have one",
     "settings": "every setting by name",
     "settings.<name>": "a setting",
-    "value": "its value; a secret is `***`, and null says that there is none",
+    "value": "its value; a secret is `***`, and null says that there is none; of `mirrors` a list of objects with the keys of `[[mirrors]]` and `kind`; "
+    "of `tokens` a list of objects with `host`, `provider` and `origin`",
     "origin": "where it comes from: a flag, a variable, `modelcache.toml:3`, `default`",
     "shell": "the shell",
     "script": "the script",
@@ -484,6 +512,7 @@ BLOCKS: dict[str, Callable[[], Iterator[str]]] = {
     "commands": commands,
     "settings": settings,
     "models": models,
+    "mirrors": mirrors,
     "reports": reports,
     "failure": failure,
     "exit-codes": exit_codes,
