@@ -25,6 +25,7 @@ Every failure that this package raises on purpose, as one tree; the only module 
     |  +- DigestMismatch                      the digest is another
     |  +- SizeMismatch                        the length is another
     |  +- Misanswer                           an answer to another question: a web page, another range, another commit
+    |  +- Rewritten                           bytes that were read have proved wrong since, and were replaced
     |  +- ManifestInvalid                     a manifest, ref, marker or lock that breaks its format
     |  +- UnsafePath                          a path that must not meet a disk
     |  +- SnapshotConflict                    one commit, two different manifests
@@ -171,6 +172,10 @@ class Misanswer(IntegrityError):
     def __init__(self, message: str, *, about: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.about = about
+
+
+class Rewritten(IntegrityError):
+    """For whoever reads again, never for a user."""
 
 
 class ManifestInvalid(IntegrityError):

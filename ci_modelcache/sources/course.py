@@ -81,7 +81,7 @@ class Course:
     _lock: threading.Lock = field(factory=threading.Lock)
     _audited: set[str] = field(factory=set)
     _on_trial: set[str] = field(factory=set)
-    """Sources that have a connection for this file and get no second one: not compared yet, or without ranges."""
+    """Sources that have a connection for this file and get no second one: not compared yet, or not known to send ranges."""
     _aside: dict[str, str] = field(factory=dict)
     """Sources that are not asked for this file because they probably lie, and why."""
     _begun_again: bool = False
@@ -108,7 +108,7 @@ class Course:
             if source is None:
                 return
             try:
-                claim = claims.take(self._span(source))
+                claim = claims.take(self._span(source), sharers=self.router.connections)
                 if claim is None:
                     return
                 try:
@@ -166,7 +166,7 @@ class Course:
                 avoid=barred | self._on_trial, waiting=self._waits_until, path=self.file.path, waited=waited
             )
             if not isinstance(choice, Later):
-                if self._is_to_be_audited(choice.source) or choice.source.bytes.sends_ranges is False:
+                if self._is_to_be_audited(choice.source) or choice.source.bytes.sends_ranges is not True:
                     self._on_trial.add(choice.source.url)
                 return choice.source
             if not alone():
@@ -369,7 +369,7 @@ class Reading:
 
     def _done(self, error: ModelCacheError | None) -> None:
         first = None if self._first is None else self._first - self._began
-        seconds = max(0.0, self._course.monotonic() - (self._first or self._began))
+        seconds = self._course.monotonic() - self._began
         router = self._course.router
         router.measured(self._source, first_byte=first, received=self._received, seconds=seconds)
         router.events.record(
@@ -380,7 +380,7 @@ class Reading:
                 stop=self._range[1],
                 received=self._received,
                 first_byte=first,
-                seconds=self._course.monotonic() - self._began,
+                seconds=seconds,
                 cause=Cause.OK if error is None else cause_of(error),
                 error="" if error is None else error.message,
             )

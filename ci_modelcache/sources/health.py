@@ -83,8 +83,8 @@ _WEIGHT = 0.3
 """Of the newest figure in an average that forgets (EWMA)."""
 _KEPT = 64
 """Newest figures that are kept for percentiles."""
-_TELLING = 64 * 1024
-"""Bytes from which on a speed says something about the source rather than about its first packet."""
+_TELLING = 1024 * 1024
+"""Bytes from which on a speed says something about the source rather than about the way there and the buffers on it."""
 
 
 @frozen
@@ -130,7 +130,7 @@ class Health:
     """When it was last asked for something."""
 
     def measured(self, *, first_byte: float | None, received: int, seconds: float, now: float) -> None:
-        """An attempt brought *received* bytes in *seconds* after the first byte, which took *first_byte* seconds."""
+        """An attempt brought *received* bytes in *seconds*, the first of them after *first_byte* seconds."""
         self.attempts += 1
         self.received += received
         self.seen = now

@@ -114,7 +114,7 @@ class Router:
         self.sources: Sequence[Source] = tuple(sources)
         self.clock = clock
         self.events = events or Unrecorded()
-        self._connections = connections
+        self.connections = connections
         self.random = random
         self._lock = threading.Lock()
         self._last: dict[str, str] = {}
@@ -133,7 +133,7 @@ class Router:
         with self._lock:
             now = self.clock() + waited
             useful = [source for source in self.sources if source.url not in avoid]
-            if sum(source.busy for source in self.sources) >= self._connections:
+            if sum(source.busy for source in self.sources) >= self.connections:
                 return Later(0.0, busy=True)
             open_ = [source for source in useful if self._opens(source, waiting, barred=True) <= now]
             ready = [source for source in open_ if source.busy < int(source.window)]
@@ -188,7 +188,7 @@ class Router:
         """Whether another connection could be opened now to a source that is no worse than what is at work."""
         with self._lock:
             now = self.clock()
-            if sum(source.busy for source in self.sources) >= self._connections:
+            if sum(source.busy for source in self.sources) >= self.connections:
                 return False
             ready = [
                 source
@@ -209,7 +209,7 @@ class Router:
             source.busy -= 1
 
     def measured(self, source: Source, *, first_byte: float | None, received: int, seconds: float) -> None:
-        """An attempt brought *received* bytes in *seconds* after the first byte, for which it took *first_byte* seconds."""
+        """An attempt brought *received* bytes in *seconds*, the first of them after *first_byte* seconds."""
         with self._lock:
             source.health.measured(first_byte=first_byte, received=received, seconds=seconds, now=self.clock())
 

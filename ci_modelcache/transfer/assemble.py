@@ -47,13 +47,17 @@ class Claims:
         """Told when bytes arrive and when claims end."""
         self._claims: list[Claim] = []
 
-    def take(self, span: int) -> Claim | None:
+    def take(self, span: int, *, sharers: int = 1) -> Claim | None:
         """
         The first range that nobody brings, at most *span* bytes of it; when there is none, the second half of the
         longest that somebody is bringing; None when that is not worth a connection.
+
+        Less is given as less is left for *sharers* connections: a range that is taken over by another was asked for in vain.
         """
         with self.changed:
-            for start, stop in self._free():
+            free = self._free()
+            span = max(SPLIT, min(span, sum(stop - start for start, stop in free) // sharers))
+            for start, stop in free:
                 # A rest that is too small for a connection of its own comes with this one.
                 end = stop if stop - start < span + SPLIT else start + span
                 return self._claim(start, end)
@@ -131,9 +135,10 @@ def assemble(partial: Partial, lanes: Lanes, *, deadline: Deadline, doing: str) 
     Yield the bytes of *partial* in order, while *lanes* bring what is missing of it.
 
     The first failure is raised when what arrived before it has been yielded as far as it is in one piece; the connections end
-    when the reader does.
+    when the reader does. Raises `Rewritten` when bytes that were yielded have been forgotten as wrong.
     """
     claims = Claims(partial)
+    partial.begin()
     if partial.size <= SPLIT:
         yield from _in_one(partial, claims, lanes)
         return
@@ -146,6 +151,7 @@ def assemble(partial: Partial, lanes: Lanes, *, deadline: Deadline, doing: str) 
     with crew:
         while offset < partial.size:
             deadline.check(doing)
+            partial.require_unchanged(offset)
             frontier = partial.frontier
             if frontier > offset:
                 for piece in partial.read(offset, frontier):
@@ -159,6 +165,7 @@ def assemble(partial: Partial, lanes: Lanes, *, deadline: Deadline, doing: str) 
             with claims.changed:
                 if partial.frontier == offset and not crew.failures:
                     claims.changed.wait(min(_LOOK, deadline.at_most(_LOOK)))
+    partial.require_unchanged(offset)
 
 
 def _in_one(partial: Partial, claims: Claims, lanes: Lanes) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 
 from attrs import frozen
 
+from ci_modelcache.errors import Rewritten
 from ci_modelcache.transfer.land import explaining_full_disk, explaining_refusal
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Partial:
         self._lock = threading.Lock()
         self._stretches: list[Stretch] = []
         self._recall()
+        self._rewritten = size
         self.resumed = self.received
         """Bytes that an earlier run received."""
 
@@ -137,9 +139,20 @@ class Partial:
             start += len(piece)
 
     def forget(self, start: int, stop: int) -> None:
-        """Take the bytes from *start* to *stop* as not received."""
+        """Take the bytes from *start* to *stop* as not received; who has read them learns it from `require_unchanged`."""
         if start < stop:
+            self._rewritten = min(self._rewritten, start)
             self._note(Stretch(start, stop, _GONE))
+
+    def begin(self) -> None:
+        """Somebody begins to read from the first byte."""
+        self._rewritten = self.size
+
+    def require_unchanged(self, stop: int) -> None:
+        """Raise `Rewritten` when anything before *stop* was forgotten since `begin`."""
+        if self._rewritten < stop:
+            msg = f"bytes from {self._rewritten} on were wrong, and are replaced"
+            raise Rewritten(msg)
 
     def land(self, target: Path, *, mode: int) -> None:
         """Become *target*, with *mode*; only for bytes that were proven. The caller has made the folder of *target*."""

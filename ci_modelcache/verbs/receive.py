@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from attrs import frozen
 
-from ci_modelcache.errors import DigestMismatch, IntegrityError
+from ci_modelcache.errors import DigestMismatch, IntegrityError, Rewritten
 from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.sources.lies import settle
 from ci_modelcache.sources.mirrors import Mirrors
@@ -100,6 +100,8 @@ def _taken(
     while True:
         try:
             return step.attempt(attempt)
+        except Rewritten as error:
+            _log.info("%s: %s; reading it again", file.path, error)
         except DigestMismatch as wrong:
             if partial.gaps():
                 raise  # a source said so of itself, and all were asked
