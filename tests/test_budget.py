@@ -359,6 +359,8 @@ TAKE = """
     from ci_modelcache.errors import RateLimited
     from ci_modelcache.transfer.budget import Budget, Quota
     budget, taken = Budget(Path(sys.argv[1])), 0
+    print("ready", flush=True)
+    sys.stdin.readline()
     try:
         while True:
             budget.take(Quota("https://huggingface.co", "api", "reader"))
@@ -380,13 +382,20 @@ HOLD = """
 
 def run(program: str, argument: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", textwrap.dedent(program), str(argument)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def test_four_processes_take_no_more_than_is_granted(folder: Path) -> None:
     kept = Budget(folder)
     kept.note(kept.take(API), left(2000, 600))
     processes = [run(TAKE, folder) for _ in range(4)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
     assert sum(int(process.communicate(timeout=60)[0]) for process in processes) == 2000
 
 
@@ -397,7 +406,7 @@ def test_a_process_that_is_killed_with_the_lock_in_its_hand_stops_nobody(
     kept.note(kept.take(API), left(5))
     holder = run(HOLD, files(folder)[0])
     assert holder.stdout is not None
-    with holder, holder.stdout:
+    with holder:
         assert holder.stdout.readline() == "held\n"
         holder.send_signal(signal.SIGKILL)
     kept.note(kept.take(API), Grant(429, wait=9))
