@@ -17,8 +17,7 @@ from ci_modelcache.transfer.disk import format_bytes
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from matplotlib.axes import Axes
-
+    from ci_modelcache.cli.drawing import Place
     from ci_modelcache.verbs.figures import SourceStats, StatsReport, Timeline
 
 _SHOWN = 6
@@ -111,7 +110,7 @@ def _without_pauses(timeline: Timeline) -> _Axis:
     return _Axis(tuple(edges), tuple(bins), tuple(cuts))
 
 
-def _throughput(axes: Axes, report: StatsReport) -> None:
+def _throughput(axes: Place, report: StatsReport) -> None:
     axis = _without_pauses(report.timeline)
     if not any(axis.bins):
         empty(axes, "no byte of a file came over a network")
@@ -128,7 +127,7 @@ def _throughput(axes: Axes, report: StatsReport) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: format_seconds(value))
 
 
-def _received(axes: Axes, report: StatsReport) -> None:
+def _received(axes: Place, report: StatsReport) -> None:
     sizes = {one.source: max(one.received, one.used) for one in report.sources}
     whole = sum(sizes.values())
     if not whole:
@@ -146,7 +145,7 @@ def _received(axes: Axes, report: StatsReport) -> None:
     bars(axes, drawn, places=_places(report))
 
 
-def _failures(axes: Axes, report: StatsReport) -> None:
+def _failures(axes: Place, report: StatsReport) -> None:
     causes = list(report.total.causes)[:_SHOWN]
     if not causes:
         empty(axes, "none")
@@ -168,7 +167,7 @@ def _range(one: SourceStats, color: str) -> Range | None:
     return Range(one.source, lies.p5, lies.p25, lies.p50, lies.p75, lies.p95, duration(lies.p50), color)
 
 
-def _ttfb(axes: Axes, report: StatsReport) -> None:
+def _ttfb(axes: Place, report: StatsReport) -> None:
     colors = _shown(report)
     by_name = {one.source: one for one in report.sources}
     drawn = [drawn for name, color in colors.items() if (drawn := _range(by_name[name], color)) is not None]
