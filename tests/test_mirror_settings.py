@@ -124,24 +124,57 @@ def test_the_endpoint_of_the_hubs_variable_stays_the_authority(load: Any) -> Non
 
 
 MISTAKES = [
-    ({"env": {"HF_MIRROR_PRIORITY": "hub.internal"}}, "variable HF_MIRROR_PRIORITY: not the address of a mirror: 'hub.internal' | write https://hub.internal for a host, or ./hub.internal for a folder"),
+    (
+        {"env": {"HF_MIRROR_PRIORITY": "hub.internal"}},
+        "variable HF_MIRROR_PRIORITY: not the address of a mirror: 'hub.internal' | write https://hub.internal for a host, or ./hub.internal for a folder",
+    ),
     ({"toml": table("ftp://x")}, "modelcache.toml:2: url: not the address of a mirror: 'ftp://x' | write https://host"),
     ({"toml": table("https://")}, "modelcache.toml:2: url: not the address of a mirror"),
     ({"toml": table(r"https://a\nb")}, "modelcache.toml:2: url: not the address of a mirror"),
     ({"toml": table("https://a b")}, "modelcache.toml:2: url: not the address of a mirror"),
     ({"toml": "[[mirrors]]\npriority = 1"}, "modelcache.toml:1: this mirror has no url | add a line url ="),
     ({"toml": "[[mirrors]]\nurl = 3"}, "modelcache.toml:2: url: expected a text in quotes, got the number 3"),
-    ({"toml": table(A, "prioritty = 1")}, "modelcache.toml:3: unknown key of a mirror prioritty; did you mean priority?"),
-    ({"toml": table(A, "priority = true")}, "modelcache.toml:3: priority: expected a whole number from 0 to 9999, got true"),
-    ({"toml": table(A, "priority = -1")}, "modelcache.toml:3: priority: expected a whole number from 0 to 9999, got the number -1"),
-    ({"toml": table(A, 'max_rate = "20Mb"')}, "modelcache.toml:3: max_rate: not a rate: '20Mb', which may mean bits | write bytes a second as 20MB"),
-    ({"toml": table(A, "max_rate = 0")}, "modelcache.toml:3: max_rate: expected a rate such as 20MB, or bytes a second, got the number 0"),
-    ({"toml": table(A, "max_rate = 1.5")}, "modelcache.toml:3: max_rate: expected a rate such as 20MB, or bytes a second, got the number 1.5"),
-    ({"toml": table(A, 'trust = "yes"')}, 'modelcache.toml:3: trust: expected yes or no, got the text "yes" | write true or false, without quotes'),
+    (
+        {"toml": table(A, "prioritty = 1")},
+        "modelcache.toml:3: unknown key of a mirror prioritty; did you mean priority?",
+    ),
+    (
+        {"toml": table(A, "priority = true")},
+        "modelcache.toml:3: priority: expected a whole number from 0 to 9999, got true",
+    ),
+    (
+        {"toml": table(A, "priority = -1")},
+        "modelcache.toml:3: priority: expected a whole number from 0 to 9999, got the number -1",
+    ),
+    (
+        {"toml": table(A, 'max_rate = "20Mb"')},
+        "modelcache.toml:3: max_rate: not a rate: '20Mb', which may mean bits | write bytes a second as 20MB",
+    ),
+    (
+        {"toml": table(A, "max_rate = 0")},
+        "modelcache.toml:3: max_rate: expected a rate such as 20MB, or bytes a second, got the number 0",
+    ),
+    (
+        {"toml": table(A, "max_rate = 1.5")},
+        "modelcache.toml:3: max_rate: expected a rate such as 20MB, or bytes a second, got the number 1.5",
+    ),
+    (
+        {"toml": table(A, 'trust = "yes"')},
+        'modelcache.toml:3: trust: expected yes or no, got the text "yes" | write true or false, without quotes',
+    ),
     ({"toml": table(A, 'region = "eu"')}, "modelcache.toml:3: region: only a mirror at s3:// has one"),
-    ({"toml": table("s3://b", 'region = "us east"')}, 'modelcache.toml:3: region: expected a region such as eu-west-1, got the text "us east"'),
-    ({"users": table("s3://b", 'token = "env:X"')}, "modelcache.toml:3: token: a store takes no token | S3 keys are found"),
-    ({"toml": table(A) + table(f"{A}/")}, f"modelcache.toml:3: the mirror {A} has a table already, at modelcache.toml:1"),
+    (
+        {"toml": table("s3://b", 'region = "us east"')},
+        'modelcache.toml:3: region: expected a region such as eu-west-1, got the text "us east"',
+    ),
+    (
+        {"users": table("s3://b", 'token = "env:X"')},
+        "modelcache.toml:3: token: a store takes no token | S3 keys are found",
+    ),
+    (
+        {"toml": table(A) + table(f"{A}/")},
+        f"modelcache.toml:3: the mirror {A} has a table already, at modelcache.toml:1",
+    ),
     ({"toml": "mirrors = 'https://a'"}, "modelcache.toml:1: mirrors: expected tables, got the text"),
     ({"toml": "tokens = 'a=env:B'"}, "modelcache.toml:1: tokens is a secret"),
     ({"env": {"CI_MODELCACHE_TOKENS": "a=env:B 'c"}}, "variable CI_MODELCACHE_TOKENS: a quotation mark has no partner"),
@@ -149,7 +182,7 @@ MISTAKES = [
     ({"toml": "limit-rate = 0"}, "modelcache.toml:1: limit-rate: a rate of 0 lets nothing through"),
     ({"deadline": "0"}, "flag --deadline: a deadline of 0 leaves no time for anything | leave it out to have none"),
     ({"region": "us east"}, 'flag --region: expected a region such as eu-west-1, got "us east"'),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("given", "expected"), MISTAKES)
@@ -296,8 +329,15 @@ def test_a_projects_file_may_name_the_variable_of_that_very_host(load: Any) -> N
 
 @pytest.mark.parametrize(
     "provider",
-    ["env:AWS_SECRET_ACCESS_KEY", "env:CI_MODELCACHE_TOKEN_B_EXAMPLE", "file:/etc/x", "command:sh", "oidc:github?audience=x", "keep"],
-)  # fmt: skip
+    [
+        "env:AWS_SECRET_ACCESS_KEY",
+        "env:CI_MODELCACHE_TOKEN_B_EXAMPLE",
+        "file:/etc/x",
+        "command:sh",
+        "oidc:github?audience=x",
+        "keep",
+    ],
+)
 def test_a_projects_file_may_name_no_other_provider(load: Any, provider: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(toml=table(A, f'token = "{provider}"'))
