@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 NONE = "-"
 _ABOUT_A_SECOND = 0.9995
+_LONGEST = 80
+"""Characters of a source."""
 _HEAD = (
     "SOURCE", "ATTEMPTS", "ERRORS", "RECEIVED", "USED", "MEAN/S", "P50/S", "P95/S", "SLOW", "TTFB P50", "TTFB P95", "WAITED",
 )  # fmt: skip  # one line is one table
@@ -52,7 +54,7 @@ def duration(seconds: float | None) -> str:
 
 def _row(one: SourceStats) -> tuple[str, ...]:
     return (
-        plain(one.source),
+        plain(one.source) if len(one.source) <= _LONGEST else f"{plain(one.source[:_LONGEST])}…",
         str(one.attempts),
         percent(one.error_rate),
         format_bytes(one.received),

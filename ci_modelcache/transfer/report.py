@@ -2,7 +2,7 @@
 The only module that knows the format of a report: one JSON object a line, for every run and every event of it.
 
 ``{"event":"attempt","at":1763697600.125,"run":"9f2c11d0","source":"https://hub.example",...}``: *at* is when it was
-over, in seconds since 1970; *run* tells the lines of one command from those of others that write to the same file.
+over (a pause: when it began), in seconds since 1970; *run* tells the lines of one command from those of others that write to the same file.
 docs/events.md says what each event and field means. Everything is ASCII and without line breaks, whatever came in.
 """
 
