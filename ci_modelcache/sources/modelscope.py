@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from attrs import frozen
+from attrs import define, field, frozen
 
 from ci_modelcache.errors import (
     AccessDenied,
@@ -86,6 +85,15 @@ class _Listing:
         return same or next((entry for entry in good if file.sha256 and entry.sha256 == file.sha256.hex), None)
 
 
+@define(eq=False)
+class _Asked:
+    """One question for a listing: when it was asked, and what came of it once it is *done*."""
+
+    since: float
+    outcome: _Listing | ModelCacheError
+    done: threading.Event = field(factory=threading.Event)
+
+
 class ModelScope:
     """
     The models and data sets of ModelScope at *url* (``https://www.modelscope.cn``), as a `sources.protocol.ByteSource`.
@@ -109,7 +117,7 @@ class ModelScope:
         self.sends_ranges: bool | None = None
         self._clock = clock
         self._lock = threading.Lock()
-        self._listed: dict[tuple[RepoType, str, str | None], tuple[float, Future[_Listing]]] = {}
+        self._asked: dict[tuple[RepoType, str, str | None], _Asked] = {}
 
     @property
     def url(self) -> str:
@@ -160,20 +168,26 @@ class ModelScope:
         """The files right in *folder*, or all (None), as listed within `LISTED_SECONDS`; threads that ask the same share one answer."""
         key = (ref.type, ref.repo, folder)
         with self._lock:
-            since, listed = self._listed.get(key, (0.0, None))
-            mine = listed is None or (listed.done() and self._clock() - since >= LISTED_SECONDS)
-            if listed is None or mine:
-                listed = Future()
-                self._listed[key] = (self._clock(), listed)
+            asked = self._asked.get(key)
+            mine = asked is None or (asked.done.is_set() and self._clock() - asked.since >= LISTED_SECONDS)
+            if asked is None or mine:
+                interrupted = Unavailable(f"listing {ref.repo} on {self.url} was interrupted")
+                asked = self._asked[key] = _Asked(self._clock(), interrupted)
         if mine:
             try:
-                listed.set_result(self._list(ref, folder))
-            except BaseException as error:
-                with self._lock:
-                    del self._listed[key]
-                listed.set_exception(error)
-                raise
-        return listed.result()
+                asked.outcome = self._list(ref, folder)
+            except ModelCacheError as error:
+                asked.outcome = error
+            finally:
+                # Before the others go on: whoever asks again is to get another answer than this failure.
+                if not isinstance(asked.outcome, _Listing):
+                    with self._lock:
+                        del self._asked[key]
+                asked.done.set()
+        asked.done.wait()
+        if isinstance(asked.outcome, _Listing):
+            return asked.outcome
+        raise asked.outcome
 
     def _list(self, ref: ModelRef, folder: str | None) -> _Listing:
         recursive = {"Recursive": str(folder is None), **({"Root": folder} if folder else {})}
