@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ def command(run: Run, action: str, host: str | None) -> None:
     read from stdin, never given as an argument: those are seen by everybody on the machine. logout HOST forgets all for HOST.
     """
     if action == "status":
-        report = status(_named(run), vault=run.vault)
+        report = status(_named(run), vault=run.upstreams.vault)
         run.show(report, authenticated(report))
         return
     if host is None:
@@ -50,16 +51,19 @@ def command(run: Run, action: str, host: str | None) -> None:
         raise click.UsageError(msg)
     known = host_of(host)
     if action == "logout":
-        forgotten = logout(known, vault=run.vault)
+        forgotten = logout(known, vault=run.upstreams.vault)
         run.show({"host": known, "forgotten": forgotten}, [f"{known}: {count(forgotten, 'token')} forgotten"])
         return
-    login(known, _token(run, known), vault=run.vault, now=time.time())
+    login(known, _token(run, known), vault=run.upstreams.vault, now=time.time())
     used = any(one.host == known for one in run.config.token_sources)
     if not used:
         run.say(
             f'it is used once somebody says so: CI_MODELCACHE_TOKENS={known}=keep, or token = "keep" in your own [[mirrors]]'
         )
-    run.show({"host": known, "protection": run.vault.protection}, [f"{known}: kept, {run.vault.protection}"])
+    run.show(
+        {"host": known, "protection": run.upstreams.vault.protection},
+        [f"{known}: kept, {run.upstreams.vault.protection}"],
+    )
 
 
 def _named(run: Run) -> list[Named]:
@@ -75,7 +79,7 @@ def _named(run: Run) -> list[Named]:
 
 
 def _token(run: Run, host: str) -> Token:
-    stdin = click.get_text_stream("stdin")
+    stdin = sys.stdin
     if stdin.isatty():
         text = str(click.prompt(f"token for {host}", hide_input=True, err=True))
     else:

@@ -105,4 +105,7 @@ def _begin(ctx: click.Context, flags: dict[str, object], output: dict[str, Any])
     config = Config.load(flags, environ=environment(), cwd=Path.cwd(), in_container=in_container())
     for secret in config.secrets:
         secrets.add(secret)
-    return Run(config, as_json=bool(output["json"] or outer.get("json")), verbosity=verbosity, secrets=secrets)
+    as_json = bool(output["json"] or outer.get("json"))
+    run = Run(config, command=ctx.info_name or "", as_json=as_json, verbosity=verbosity, secrets=secrets)
+    ctx.call_on_close(run.close)
+    return run

@@ -37,8 +37,8 @@ def command(run: Run, *, force_download: bool, **given: Any) -> None:  # noqa: A
     chosen = targets(Asked(**given), run.config)
     cache, reports = run.cache_to_fill(), list[FetchReport]()
     for target in chosen:
-        reports.append(
-            fetch(
+        with run.telling(target.ref) as tell:
+            report = fetch(
                 target.ref,
                 selection=target.selection,
                 cache=cache,
@@ -46,6 +46,7 @@ def command(run: Run, *, force_download: bool, **given: Any) -> None:  # noqa: A
                 step=run.step,
                 force=force_download,
             )
-        )
+            tell(report)
+        reports.append(report)
         run.say(fetched(reports[-1]))
     run.show({"snapshots": reports}, [pinned(report.ref, report.commit) for report in reports])

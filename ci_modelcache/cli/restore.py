@@ -73,7 +73,10 @@ def command(
             force=force_download,
         )
         layout = run.layout(target.ref, folder)
-        reports.append(restore(target.ref, layout, cache=cache, upstream=run.upstream, step=run.step, options=options))
+        with run.telling(target.ref) as tell:
+            report = restore(target.ref, layout, cache=cache, upstream=run.upstream, step=run.step, options=options)
+            tell(report)
+        reports.append(report)
         for line in restored(reports[-1]):
             run.say(line)
     run.show({"snapshots": reports}, [report.path for report in reports])

@@ -2,52 +2,55 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import sys
 import time
-from functools import cached_property
+from contextlib import contextmanager
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import click
 
 from ci_modelcache.cli.output import emit
 from ci_modelcache.config import Rank
-from ci_modelcache.errors import ConfigError
+from ci_modelcache.errors import ConfigError, ModelCacheError
+from ci_modelcache.model.redact import redact
 from ci_modelcache.settings import Mode, ProgressStyle
 from ci_modelcache.transfer.deadline import Deadline
 
-TOKENS = "tokens"
-"""The folder of the state in which tokens are kept."""
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from ci_modelcache.cache.modelcache import ModelCache
+    from ci_modelcache.cli.upstreams import Upstreams
     from ci_modelcache.config import Config
     from ci_modelcache.layouts.protocol import Layout
     from ci_modelcache.model.hidden import Secrets
     from ci_modelcache.model.ref import ModelRef
-    from ci_modelcache.sources.http import HttpSession
     from ci_modelcache.sources.protocol import Upstream
-    from ci_modelcache.sources.token import TokenSource
-    from ci_modelcache.sources.tokens.vault import Vault
     from ci_modelcache.stores.protocol import Store
-    from ci_modelcache.transfer.events import Events
+    from ci_modelcache.transfer.ledger import Ledger
     from ci_modelcache.transfer.progress import Progress
+    from ci_modelcache.transfer.recorder import Recorder
     from ci_modelcache.transfer.retry import RetryPolicy
+    from ci_modelcache.transfer.throttle import Throttle
+    from ci_modelcache.verbs.fetch import FetchReport
+    from ci_modelcache.verbs.restore import RestoreReport
     from ci_modelcache.verbs.step import Step
 
 
 class Run:
-    """One command at work. The deadline of *config* begins now; everything else is made, and imported, when asked for."""
+    """One *command* at work. The deadline of *config* begins now; everything else is made, and imported, when asked for."""
 
-    def __init__(self, config: Config, *, as_json: bool, verbosity: int, secrets: Secrets) -> None:
+    def __init__(self, config: Config, *, command: str, as_json: bool, verbosity: int, secrets: Secrets) -> None:
         self.config = config
         self.secrets = secrets
         self._as_json = as_json
         self._quiet = verbosity < 0
-        self._deadline = Deadline(config.deadline)
+        self._command = command
+        self._deadline = Deadline(config.deadline, account=self._account)
         self.forced = False
         """Whether nothing that is remembered of upstream counts; to be set before `upstream` is made."""
 
@@ -84,11 +87,31 @@ class Run:
     # --- what is worked with
 
     @cached_property
+    def ledger(self) -> Ledger:
+        """Who is told what happens, and can say where the time went."""
+        from ci_modelcache.transfer.ledger import Ledger  # noqa: PLC0415  # `config` needs none
+
+        return Ledger(self._recorder)
+
+    def _account(self) -> str:
+        return self.ledger.sentence()
+
+    @cached_property
+    def _recorder(self) -> Recorder | None:
+        from ci_modelcache.transfer.recorder import Recorder  # noqa: PLC0415  # as above
+
+        if self.config.report is None:
+            return None
+        version = importlib.metadata.version("ci-modelcache")
+        hiding = partial(redact, secrets=self.secrets)
+        return Recorder(self.config.report, version=version, command=self._command, redact=hiding)
+
+    @cached_property
     def retry(self) -> RetryPolicy:
         """How often and how long something unavailable is tried."""
-        from ci_modelcache.transfer.retry import RetryPolicy  # noqa: PLC0415  # `config` needs none
+        from ci_modelcache.transfer.retry import RetryPolicy  # noqa: PLC0415  # as above
 
-        return RetryPolicy(deadline=self._deadline)
+        return RetryPolicy(deadline=self._deadline, events=self.ledger)
 
     @cached_property
     def step(self) -> Step:
@@ -98,59 +121,64 @@ class Run:
         return Step(self.config.state, retry=self.retry, progress=self.progress, workers=self.config.workers)
 
     @cached_property
-    def upstream(self) -> Upstream:
-        """The Hub that is asked, or one that may not be."""
-        from ci_modelcache.sources.hub import HubEndpoint  # noqa: PLC0415  # `requests` is slow to import
-        from ci_modelcache.sources.sparing import Sparing  # noqa: PLC0415  # as above
-        from ci_modelcache.transfer.refusals import Refusals  # noqa: PLC0415  # as above
+    def throttle(self) -> Throttle:
+        """The limit of all transfers together, which may be none."""
+        from ci_modelcache.transfer.throttle import Throttle  # noqa: PLC0415  # as above
 
+        return Throttle() if self.config.limit_rate is None else Throttle(self.config.limit_rate)
+
+    @cached_property
+    def upstreams(self) -> Upstreams:
+        """Everybody who may be asked over the network, but the store."""
+        from ci_modelcache.cli.upstreams import Upstreams  # noqa: PLC0415  # `requests` is slow to import
+
+        return Upstreams(
+            self.config,
+            secrets=self.secrets,
+            retry=self.retry,
+            events=self.ledger,
+            all_together=self.throttle,
+            forced=self.forced,
+        )
+
+    @cached_property
+    def upstream(self) -> Upstream:
+        """The Hub and its mirrors, or one that may not be asked."""
         if self.config.offline:
             return self._offline(f"offline is set by {self.config.origins['offline']}")
-        url = self.config.endpoint
-        endpoint = HubEndpoint(url, session=self.session, token=self.tokens_for(url), retry=self.retry)
-        refusals = Refusals(self.config.state / "refusals", believe=self.config.revision_ttl > 0 and not self.forced)
-        return Sparing(endpoint, refusals, secret="\n".join(self.config.secrets))
+        return self.upstreams.mirrors
 
-    # --- tokens
+    @contextmanager
+    def telling(self, ref: ModelRef) -> Iterator[Callable[[RestoreReport | FetchReport], None]]:
+        """Tell the report what became of *ref*: what the block passes on, or the error that ended it."""
+        from ci_modelcache.transfer.events import SnapshotDone  # noqa: PLC0415  # as above
 
-    @cached_property
-    def session(self) -> HttpSession:
-        """The connections to everybody who speaks HTTP and is no store."""
-        from ci_modelcache.sources.http import HttpSession  # noqa: PLC0415  # as above
+        def tell(report: RestoreReport | FetchReport) -> None:
+            self.ledger.record(
+                SnapshotDone(
+                    ref=str(ref),
+                    result=report.result,
+                    files=report.files,
+                    size=report.size,
+                    received=report.bytes_downloaded,
+                    seconds=report.seconds,
+                )
+            )
 
-        return HttpSession(ca_bundle=self.config.hub_ca_bundle, secrets=self.secrets)
+        began = time.monotonic()
+        try:
+            yield tell
+        except ModelCacheError as error:
+            seconds = time.monotonic() - began
+            self.ledger.record(SnapshotDone(str(ref), type(error).__name__, seconds=seconds, error=error.message))
+            raise
 
-    @cached_property
-    def events(self) -> Events:
-        """Who is told what happens."""
-        from ci_modelcache.transfer.events import Unrecorded  # noqa: PLC0415  # as above
-
-        return Unrecorded()
-
-    @cached_property
-    def vault(self) -> Vault:
-        """Where tokens outlast this process."""
-        from ci_modelcache.sources.tokens.vault import open_vault  # noqa: PLC0415  # as above
-
-        return open_vault(self.config.state / TOKENS)
-
-    def tokens_for(self, url: str) -> TokenSource | None:
-        """Where the token for the origin of *url* comes from; None when nobody named one."""
-        from ci_modelcache.sources.http import Origin  # noqa: PLC0415  # as above
-        from ci_modelcache.sources.token import StaticToken  # noqa: PLC0415  # as above
-        from ci_modelcache.sources.tokens.parse import Means, given_source, token_source  # noqa: PLC0415  # as above
-
-        asked, config = Origin.of(url), self.config
-        found = next((one for one in config.token_sources if Origin.of(one.address) == asked), None)
-        if found is None:
-            if config.token is None or asked != Origin.of(config.endpoint):
-                return None
-            return StaticToken(config.token)
-        locks = config.state / TOKENS / "locks"
-        means = Means(self.session, lambda: self.vault, locks, environ=config.variables, events=self.events)
-        if isinstance(found.provider, str):
-            return token_source(found.provider, host=found.host, means=means)
-        return given_source(found.provider, host=found.host, origin=str(found.origin), means=means)
+    def close(self) -> None:
+        """Remember how the mirrors did, and end the report."""
+        if "upstreams" in vars(self):
+            self.upstreams.remember()
+        if self._recorder is not None:
+            self._recorder.close()
 
     # --- what is not asked
 
@@ -190,11 +218,12 @@ class Run:
     def _store(self) -> Store:
         from ci_modelcache.stores.empty import EmptyStore  # noqa: PLC0415  # as above
         from ci_modelcache.stores.locations import open_store  # noqa: PLC0415  # as above
+        from ci_modelcache.stores.throttled import throttled  # noqa: PLC0415  # as above
 
         config = self.config
         if config.mode is Mode.OFF:
             return EmptyStore()
-        return open_store(
+        store = open_store(
             config.store,
             # The default store is nobody's typing error: reading it before anything was saved is a miss.
             create=self.may_save or config.origins["store"].rank is Rank.DEFAULT,
@@ -203,6 +232,7 @@ class Run:
             ca_bundle=None if config.store_ca_bundle is None else str(config.store_ca_bundle),
             retry=self.retry,
         )
+        return store if config.limit_rate is None else throttled(store, self.throttle, deadline=self._deadline)
 
     def layout(self, ref: ModelRef, folder: Path | None) -> Layout:
         """Where *ref* goes: into *folder* itself, or for None into the Hub cache."""

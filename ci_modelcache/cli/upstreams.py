@@ -1,0 +1,177 @@
+"""The only module that makes upstreams of settings: the authority, the mirrors, their tokens, and what is remembered of them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ci_modelcache.model.mirror import Kind
+from ci_modelcache.sources.files import HttpFolder
+from ci_modelcache.sources.http import HttpSession, Origin
+from ci_modelcache.sources.hub import HubEndpoint
+from ci_modelcache.sources.mirrors import Mirrors
+from ci_modelcache.sources.modelscope import ModelScope
+from ci_modelcache.sources.router import Router, Source
+from ci_modelcache.sources.sparing import Sparing
+from ci_modelcache.sources.standing import Standing
+from ci_modelcache.sources.token import StaticToken
+from ci_modelcache.sources.tokens.parse import Means, given_source, token_source
+from ci_modelcache.sources.tokens.vault import open_vault
+from ci_modelcache.transfer.budget import Budget
+from ci_modelcache.transfer.refusals import Refusals
+from ci_modelcache.transfer.throttle import Throttle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ci_modelcache.config import Config
+    from ci_modelcache.model.hidden import Secrets
+    from ci_modelcache.model.mirror import Mirror
+    from ci_modelcache.sources.protocol import ByteSource, Upstream
+    from ci_modelcache.sources.token import TokenSource
+    from ci_modelcache.sources.tokens.vault import Vault
+    from ci_modelcache.stores.protocol import Store
+    from ci_modelcache.transfer.events import Events
+    from ci_modelcache.transfer.retry import RetryPolicy
+
+TOKENS = "tokens"
+"""The folder of the state in which tokens are kept."""
+_LAST = 1_000_000
+"""The priority of the authority as a source of bytes, unless it is named among the mirrors."""
+
+
+class Upstreams:
+    """
+    Everybody that *config* lets one command ask, with the patience of *retry*.
+
+    *all_together* slows all transfers down to a limit that they share. *forced*: nothing that is remembered of upstream counts.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        secrets: Secrets,
+        retry: RetryPolicy,
+        events: Events,
+        all_together: Throttle,
+        forced: bool = False,
+    ) -> None:
+        self._config = config
+        self._secrets = secrets
+        self._retry = retry
+        self._events = events
+        self._all_together = all_together
+        self._forced = forced
+        self.standing = Standing(config.state / "mirrors.json")
+
+    @cached_property
+    def session(self) -> HttpSession:
+        """The connections to everybody who speaks HTTP and is no store."""
+        budget = Budget(self._config.state / "budget")
+        return HttpSession(ca_bundle=self._config.hub_ca_bundle, secrets=self._secrets, budget=budget)
+
+    @cached_property
+    def authority(self) -> Upstream:
+        """Who says what a revision means; it is not asked again at once for what it has not."""
+        config = self._config
+        refusals = Refusals(config.state / "refusals", believe=config.revision_ttl > 0 and not self._forced)
+        # What one user is refused, another may have.
+        return Sparing(self._hub(config.endpoint), refusals, secret="\n".join(config.secrets))
+
+    @cached_property
+    def mirrors(self) -> Mirrors:
+        """The authority's word, and the bytes of whoever is best."""
+        known = self.standing.load()
+        sources: list[Source] = []
+        throttles = {"": self._all_together}
+        trusted: list[Upstream] = []
+        for priority, mirror, source in self._sources():
+            sources.append(Source(source, priority))
+            if source.url in known:
+                sources[-1].health = known[source.url]
+            if mirror is not None and mirror.max_rate is not None:
+                throttles[source.url] = Throttle(mirror.max_rate)
+            if isinstance(source, HubEndpoint) and mirror is not None and self._is_trusted(mirror):
+                trusted.append(source)
+        router = Router(sources, connections=self._config.workers, events=self._events)
+        return Mirrors(self.authority, router, retry=self._retry, trusted=trusted, throttles=throttles)
+
+    def remember(self) -> None:
+        """Keep how the sources did for the next run, if any was made."""
+        if "mirrors" in vars(self):
+            router = self.mirrors.router
+            self.standing.save({source.url: source.health for source in router.sources if source.health.attempts})
+
+    def _is_trusted(self, mirror: Mirror) -> bool:
+        return mirror.trust or self._config.trust_mirror_metadata
+
+    def _sources(self) -> Iterator[tuple[int, Mirror | None, ByteSource]]:
+        """Priority, mirror and source of each, each URL once; the authority among them, or else last."""
+        config = self._config
+        own = self._hub(config.endpoint).url
+        named = [(mirror.priority, mirror, self._source(mirror)) for mirror in config.mirrors]
+        yield from named
+        if own not in {source.url for _, _, source in named}:
+            yield _LAST, None, self._hub(config.endpoint, strict_ranges=bool(named))
+
+    def _source(self, mirror: Mirror) -> ByteSource:
+        strict = len(self._config.mirrors) > 0
+        if mirror.kind is Kind.HUB:
+            return self._hub(mirror.address, strict_ranges=strict)
+        if mirror.kind is Kind.STORE:
+            return self._stored(mirror)
+        make = HttpFolder if mirror.kind is Kind.FILES else ModelScope
+        return make(
+            mirror.address,
+            session=self.session,
+            deadline=self._retry.deadline,
+            token=self.tokens_for(mirror.address),
+            strict_ranges=strict,
+        )
+
+    def _hub(self, url: str, *, strict_ranges: bool = False) -> HubEndpoint:
+        token = self.tokens_for(url)
+        return HubEndpoint(url, session=self.session, token=token, retry=self._retry, strict_ranges=strict_ranges)
+
+    def _stored(self, mirror: Mirror) -> ByteSource:
+        from ci_modelcache.cache.blobsource import StoreSource  # noqa: PLC0415  # boto3 is slow to import
+        from ci_modelcache.cache.modelcache import ModelCache  # noqa: PLC0415  # as above
+
+        return StoreSource(
+            ModelCache(self._store(mirror), retry=self._retry), host=Origin.of(self._config.endpoint).authority
+        )
+
+    def _store(self, mirror: Mirror) -> Store:
+        from ci_modelcache.stores.locations import open_store  # noqa: PLC0415  # as above
+
+        config = self._config
+        return open_store(
+            mirror.url,
+            create=False,
+            endpoint_url=config.endpoint_url,
+            region=mirror.region or config.region,
+            ca_bundle=None if config.store_ca_bundle is None else str(config.store_ca_bundle),
+            retry=self._retry,
+        )
+
+    # --- tokens
+
+    @cached_property
+    def vault(self) -> Vault:
+        """Where tokens outlast this process."""
+        return open_vault(self._config.state / TOKENS)
+
+    def tokens_for(self, url: str) -> TokenSource | None:
+        """Where the token for the origin of *url* comes from; None when nobody named one."""
+        asked, config = Origin.of(url), self._config
+        found = next((one for one in config.token_sources if Origin.of(one.address) == asked), None)
+        if found is None:
+            if config.token is None or asked != Origin.of(config.endpoint):
+                return None
+            return StaticToken(config.token)
+        locks = config.state / TOKENS / "locks"
+        means = Means(self.session, lambda: self.vault, locks, environ=config.variables, events=self._events)
+        if isinstance(found.provider, str):
+            return token_source(found.provider, host=found.host, means=means)
+        return given_source(found.provider, host=found.host, origin=str(found.origin), means=means)
