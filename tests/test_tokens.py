@@ -70,7 +70,7 @@ def events() -> Events:
 def means(tmp_path: Path, clock: Clock, events: Events) -> Iterator[Means]:
     """With a clock of its own, a vault in a folder, and `KEY` in the variable KEY."""
     with HttpSession(now=clock) as session:
-        vault = open_vault(tmp_path / "tokens", now=clock)
+        vault = open_vault(tmp_path / "tokens", now=clock, keyring=lambda: None)
         environ = {"KEY": KEY}
         yield Means(session, lambda: vault, tmp_path / "locks", environ=environ, folder=tmp_path, events=events)
 
@@ -409,7 +409,7 @@ from ci_modelcache.sources.tokens.parse import Means, token_source
 from ci_modelcache.sources.tokens.vault import open_vault
 from ci_modelcache.transfer.deadline import Deadline
 state, text = Path(sys.argv[1]), sys.argv[2]
-means = Means(HttpSession(), lambda: open_vault(state), state / "locks", environ={"KEY": sys.argv[3]})
+means = Means(HttpSession(), lambda: open_vault(state, keyring=lambda: None), state / "locks", environ={"KEY": sys.argv[3]})
 print("ready", flush=True)
 sys.stdin.readline()
 print(token_source(text, host="hub.internal", means=means).token(deadline=Deadline(60)).secret)

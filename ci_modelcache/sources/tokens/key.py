@@ -9,7 +9,7 @@ import os
 import secrets
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import field, frozen
 
@@ -19,9 +19,8 @@ from ci_modelcache.transfer.land import explaining_refusal, replacing
 from ci_modelcache.transfer.parallel import for_each
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
-
-    from keyring.backend import KeyringBackend
 
 _log = logging.getLogger(__name__)
 
@@ -48,14 +47,28 @@ class Key:
         return hashlib.sha256(b"ci-modelcache key\0" + self.secret).hexdigest()[:16]
 
 
-def load_key(folder: Path) -> Key:
+class Keyring(Protocol):
+    """What is needed of a backend of the library ``keyring``."""
+
+    @property
+    def name(self) -> str:
+        """How people know it."""
+
+    def get_password(self, service: str, username: str, /) -> str | None:
+        """What is kept under that name."""
+
+    def set_password(self, service: str, username: str, password: str, /) -> None:
+        """Keep it."""
+
+
+def load_key(folder: Path, *, keyring: Callable[[], Keyring | None]) -> Key:
     """
-    The key for the tokens in *folder*, made when there is none.
+    The key for the tokens in *folder*, made when there is none; in the *keyring* if there is one that works.
 
     Raises `ConfigError` for a key file that others could read or could have written, `AccessDenied` for a folder that
     cannot be written. Processes that make it at the same time get the same one.
     """
-    backend = _keyring()
+    backend = keyring()
     if backend is not None:
         secret = _of_keyring(backend)
         if secret is not None:
@@ -66,7 +79,7 @@ def load_key(folder: Path) -> Key:
     return Key(_read(path), f"a key in {path}")
 
 
-def _keyring() -> KeyringBackend | None:
+def system_keyring() -> Keyring | None:
     """The keyring of this system, or None when there is none that keeps anything."""
     try:
         import keyring  # noqa: PLC0415  # an extra
@@ -77,7 +90,7 @@ def _keyring() -> KeyringBackend | None:
     return backend if recommended(backend) else None
 
 
-def _of_keyring(backend: KeyringBackend) -> bytes | None:
+def _of_keyring(backend: Keyring) -> bytes | None:
     """The key in *backend*, made when there is none; None when it does not work, which is told."""
     found: list[bytes] = []
 

@@ -23,7 +23,7 @@ from ci_modelcache.errors import AccessDenied, ModelCacheError, NoSpace
 from ci_modelcache.model.document import from_json, to_json, to_plain
 from ci_modelcache.sources.token import Token
 from ci_modelcache.sources.tokens.issued import Issued
-from ci_modelcache.sources.tokens.key import KEY_BYTES, Key, load_key
+from ci_modelcache.sources.tokens.key import KEY_BYTES, Key, Keyring, load_key, system_keyring
 from ci_modelcache.transfer.land import explaining_refusal, replacing
 
 if TYPE_CHECKING:
@@ -133,13 +133,15 @@ class Memory:
         return ()
 
 
-def open_vault(folder: Path, *, now: Callable[[], float] = time.time) -> Vault:
-    """The tokens in *folder*, or `Memory` where the library is missing that encrypts."""
+def open_vault(
+    folder: Path, *, now: Callable[[], float] = time.time, keyring: Callable[[], Keyring | None] = system_keyring
+) -> Vault:
+    """The tokens in *folder*, with the key in the *keyring* if there is one, or `Memory` where the library is missing that encrypts."""
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415  # an extra
     except ImportError:
         return Memory()
-    return Encrypted(folder, cipher=AESGCM, now=now)
+    return Encrypted(folder, cipher=AESGCM, now=now, keyring=keyring)
 
 
 class Encrypted:
@@ -147,15 +149,23 @@ class Encrypted:
 
     keeps = True
 
-    def __init__(self, folder: Path, *, cipher: type[AESGCM], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        cipher: type[AESGCM],
+        now: Callable[[], float],
+        keyring: Callable[[], Keyring | None],
+    ) -> None:
         self._folder = folder
+        self._keyring = keyring
         self._cipher = cipher
         self._now = now
 
     @cached_property
     def _key(self) -> Key:
         try:
-            return load_key(self._folder)
+            return load_key(self._folder, keyring=self._keyring)
         except (AccessDenied, NoSpace, OSError) as error:
             # State that cannot be written is state that is lost, which must harm nobody.
             _log.warning("tokens are kept in memory only: %s", error)
