@@ -207,8 +207,9 @@ def test_a_link_that_expired_is_replaced_at_once(hub: LoopbackHub, endpoint: Mak
         (Status(status=503, when=naming("/cdn/"), times=1), Unavailable),
         (Cut(after=10, times=1), Unavailable),
         (WithHeaders(change={"Content-Range": "bytes 0-99/99"}, when=naming("/cdn/"), times=1), IntegrityError),
+        (WithHeaders(change={"X-Linked-Etag": f'"{"0" * 64}"'}, when=naming("/cdn/"), times=1), Misanswer),
     ],
-    ids=["429", "503", "cut", "wrong"],
+    ids=["429", "503", "cut", "wrong", "other content"],
 )
 def test_a_remembered_place_that_fails_is_named_and_forgotten(  # a table
     hub: LoopbackHub, endpoint: MakeEndpoint, fault: Fault, kind: type[ModelCacheError]

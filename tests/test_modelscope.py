@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci_modelcache.demo.exchange import plain
+from ci_modelcache.demo.exchange import as_json, plain
 from ci_modelcache.errors import (
     AccessDenied,
     BrokenOff,
@@ -226,6 +226,12 @@ def test_an_error_with_status_200_is_understood(  # a table
     assert type(caught.value) is kind
     assert f"modelscope+{scope.url} answered code {code} for " in caught.value.message
     assert message in caught.value.message
+
+
+def test_no_success_is_an_error_whatever_the_code(scope: LoopbackModelScope, source: ModelScope) -> None:
+    scope.faults.append(lambda _request, _respond: as_json({"Code": 200, "Message": "busy", "Success": False}))
+    with pytest.raises(Unavailable, match=r"answered code 200 for acme/tiny: busy"):
+        read(source, wanted("README.md"))
 
 
 @pytest.mark.parametrize("when", [LISTING, BYTES], ids=["listing", "bytes"])
