@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing, contextmanager
+from mmap import mmap
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from botocore.exceptions import ClientError
@@ -12,6 +13,7 @@ from ci_modelcache.stores.keys import PIECE, check_key, check_prefix, check_rang
 from ci_modelcache.stores.protocol import ObjectInfo
 from ci_modelcache.stores.s3_bucket import Bucket
 from ci_modelcache.stores.s3_errors import ArrivedDamaged, explaining, is_bare, proper
+from ci_modelcache.stores.s3_memory import filled
 from ci_modelcache.stores.s3_upload import PART, Upload, checksum
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
         GetObjectOutputTypeDef,
         ListObjectsV2OutputTypeDef,
         ListObjectsV2RequestTypeDef,
+        PutObjectOutputTypeDef,
         PutObjectRequestTypeDef,
     )
 
@@ -33,6 +36,9 @@ T = TypeVar("T")
 _FIRST_PIECE = 64 * 1024
 """Bytes of the first piece of a body; each is twice the one before, to `PIECE`. On a link that trickles the
 first piece is there within a minute, and whoever counts time sees it, where a whole `PIECE` may take hours."""
+
+_DOCUMENT = 256 * 1024
+"""Bytes up to which malloc keeps nothing that matters; see `filled`."""
 
 
 class S3Store:
@@ -170,11 +176,20 @@ class S3Store:
         check_key(key)
         body = exactly(chunks, size, key)
         if size <= PART:
-            data = b"".join(body)
-            self._with_checksums(lambda checked: self._put(key, data, checked=checked, create_only=create_only))
+            self._put_whole(key, body, size=size, create_only=create_only)
             return
         upload = self._with_checksums(lambda checked: Upload(self._bucket, key, checksums=checked))
         upload.run(body, size=size, create_only=create_only)
+
+    def _put_whole(self, key: str, body: Iterable[bytes], *, size: int, create_only: bool) -> None:
+        doing = f"writing {key} ({self.url})"
+        with self._bucket.memory.room(size, stopped=lambda: False, deadline=self._bucket.retry.deadline, doing=doing):
+            if size > _DOCUMENT:
+                with filled(size, map(memoryview, body)) as data:
+                    self._with_checksums(lambda checked: self._put(key, data, checked=checked, create_only=create_only))
+                return
+            whole = b"".join(body)
+            self._with_checksums(lambda checked: self._put(key, whole, checked=checked, create_only=create_only))
 
     def _with_checksums(self, request: Callable[[bool], T]) -> T:
         """The result of *request* with checksums; without, once and for all, where the server refuses them."""
@@ -187,15 +202,17 @@ class S3Store:
             self._checksums = False
             return result
 
-    def _put(self, key: str, data: bytes, *, checked: bool, create_only: bool) -> None:
-        request: PutObjectRequestTypeDef = {"Bucket": self._bucket.name, "Key": self._bucket.full(key), "Body": data}
+    def _put(self, key: str, data: bytes | mmap, *, checked: bool, create_only: bool) -> None:
+        request: PutObjectRequestTypeDef = {
+            "Bucket": self._bucket.name,
+            "Key": self._bucket.full(key),
+            "Body": data,  # type: ignore[typeddict-item]  # a mmap is a file to botocore; its stubs ask for IO[Any]
+        }
         if checked:
             request["ChecksumSHA256"] = checksum(data)
         if create_only:
             request["IfNoneMatch"] = "*"
-        self._bucket.retried(
-            lambda client: proper(client.put_object(**request), "ETag"), doing=f"writing {key}", key=key
-        )
+        self._bucket.retried(lambda client: _put_from_start(client, request, data), doing=f"writing {key}", key=key)
 
     def try_checksums(self, key: str) -> Literal["verified", "ignored", "refused"]:
         """What the server does with SHA-256 checksums, tried with an object *key* that the caller deletes."""
@@ -226,6 +243,12 @@ class S3Store:
             )
         except ObjectNotFound:
             return
+
+
+def _put_from_start(client: S3Client, request: PutObjectRequestTypeDef, data: bytes | mmap) -> PutObjectOutputTypeDef:
+    if isinstance(data, mmap):
+        data.seek(0)
+    return proper(client.put_object(**request), "ETag")
 
 
 def _page(client: S3Client, request: ListObjectsV2RequestTypeDef) -> ListObjectsV2OutputTypeDef:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import boto3.session
 from botocore.config import Config
+from botocore.handlers import add_expect_header
 
 from ci_modelcache.errors import ConfigError
 from ci_modelcache.stores.keys import is_key
 from ci_modelcache.stores.s3_errors import explaining
+from ci_modelcache.stores.s3_memory import PartMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +33,8 @@ CONNECT_TIMEOUT = 5.0
 READ_TIMEOUTS = (30.0, 15.0, 7.0, 3.0, 1.0)
 """Seconds of silence that are borne: the longest that fits into what is left until the deadline, or the shortest."""
 MAX_CONNECTIONS = 64
+PART_MEMORY = 96 * 1024 * 1024
+"""Bytes that all writes to a store together have in memory: six parts of 16 MiB, fewer of larger ones."""
 DEFAULT_REGION = "us-east-1"
 """For stores that have no regions; AWS redirects from there to the bucket's own."""
 
@@ -58,6 +62,7 @@ class Bucket:
         self.name = name
         self.url = f"s3://{name}/{prefix}" if prefix else f"s3://{name}"
         self.retry = retry
+        self.memory = PartMemory(PART_MEMORY)
         self._prefix = f"{prefix}/" if prefix else ""
         self._clients: dict[float, S3Client] = {}
         self._lock = threading.Lock()
@@ -123,7 +128,7 @@ class Bucket:
         )
         with explaining("opening the store", store=self.url):
             try:
-                return self._session.client(
+                client = self._session.client(
                     "s3",
                     endpoint_url=self._endpoint_url,
                     region_name=self._region or self._session.region_name or DEFAULT_REGION,
@@ -133,3 +138,7 @@ class Bucket:
             except ValueError as error:  # botocore's own for "Invalid endpoint"
                 msg = f"not the URL of an S3 endpoint: {self._endpoint_url!r}"
                 raise ConfigError(msg, hint="write it as https://host or http://host:port") from error
+        # "Expect: 100-continue" costs each write a second at servers that do not know it. Nothing is lost without it: what
+        # would be refused is small, or the part of an upload that was granted.
+        client.meta.events.unregister("before-call.s3", add_expect_header)
+        return client

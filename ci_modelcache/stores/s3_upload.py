@@ -5,19 +5,24 @@ from __future__ import annotations
 import base64
 import hashlib
 import threading
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from ci_modelcache.errors import ModelCacheError, ObjectNotFound
 from ci_modelcache.stores.s3_errors import UploadGone, proper
+from ci_modelcache.stores.s3_memory import Stopped, filled
 from ci_modelcache.transfer.parallel import for_each
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from mmap import mmap
 
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import (
         CompletedPartTypeDef,
         CompleteMultipartUploadRequestTypeDef,
+        UploadPartOutputTypeDef,
         UploadPartRequestTypeDef,
     )
 
@@ -28,7 +33,7 @@ PART = 16 * 1024 * 1024
 MAX_PARTS = 8192
 """Parts of the largest upload: below the 10,000 that S3 allows. Larger objects have larger parts."""
 WORKERS = 4
-"""Parts on their way at once, and so in memory."""
+"""Parts of one upload on their way at once, and so in memory; `Bucket.memory` bounds those of all uploads."""
 
 
 def part_size(size: int) -> int:
@@ -39,7 +44,7 @@ def part_size(size: int) -> int:
     return part
 
 
-def checksum(data: bytes | bytearray) -> str:
+def checksum(data: bytes | mmap) -> str:
     """The SHA-256 of *data* as S3 writes it."""
     return base64.b64encode(hashlib.sha256(data).digest()).decode()
 
@@ -47,41 +52,52 @@ def checksum(data: bytes | bytearray) -> str:
 class _Parts:
     """Cuts *chunks* into parts, for several threads that each take the next; what *chunks* raises, all of them raise."""
 
-    def __init__(self, chunks: Iterator[bytes], *, size: int) -> None:
+    def __init__(
+        self, chunks: Iterator[bytes], *, size: int, room: Callable[[int], AbstractContextManager[None]]
+    ) -> None:
         self._chunks = chunks
         self._part = part_size(size)
         self._left = size
+        self._room = room
         self._rest = memoryview(b"")
         self._number = 0
         self._failure: BaseException | None = None
         self._lock = threading.Lock()
         self.count = -(-size // self._part)
 
-    def take(self) -> tuple[int, bytearray]:
+    @contextmanager
+    def next(self) -> Iterator[tuple[int, mmap]]:
         """The number and the bytes of the next part; it is the last one only if *chunks* ended well after it."""
-        with self._lock:
-            if self._failure is not None:
-                raise self._failure
-            try:
-                part = self._read(min(self._part, self._left))
-                self._left -= len(part)
-                if not self._left:
-                    self._drain()
-            except BaseException as error:
-                self._failure = error
-                raise
-            self._number += 1
-            return self._number, part
+        with ExitStack() as held:
+            # Only who is to read waits for room: those that stood in line for the lock would hold room and use none.
+            with self._lock:
+                taken = self._take(held)
+            yield taken
 
-    def _read(self, size: int) -> bytearray:
-        part = bytearray()
-        while len(part) < size:
+    def _take(self, held: ExitStack) -> tuple[int, mmap]:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            size = min(self._part, self._left)
+            held.enter_context(self._room(size))
+            part = held.enter_context(filled(size, self._pieces(size)))
+            self._left -= len(part)
+            if not self._left:
+                self._drain()
+        except BaseException as error:
+            self._failure = error
+            raise
+        self._number += 1
+        return self._number, part
+
+    def _pieces(self, size: int) -> Iterator[memoryview]:
+        while size:
             if not self._rest:
                 self._rest = memoryview(next(self._chunks))
-            room = size - len(part)
-            part += self._rest[:room]
-            self._rest = self._rest[room:]
-        return part
+            piece = self._rest[:size]
+            self._rest = self._rest[len(piece) :]
+            size -= len(piece)
+            yield piece
 
     def _drain(self) -> None:
         """Ask for what follows the last byte: that is where an iterator that verifies itself raises."""
@@ -100,6 +116,8 @@ class Upload:
         self._doing = f"writing {key}"
         self._id = bucket.retried(self._create, doing=self._doing, key=None)
         self._parts: dict[int, CompletedPartTypeDef] = {}
+        self._failure: BaseException | None = None
+        self._aborted = threading.Event()
 
     def _create(self, client: S3Client) -> str:
         if self._checksums:
@@ -116,36 +134,78 @@ class Upload:
 
         *chunks* must raise by itself when it is not *size* bytes long.
         """
-        parts = _Parts(chunks, size=size)
+        parts = _Parts(chunks, size=size, room=self._room)
         try:
             for_each(
                 range(parts.count),
-                lambda _: self._send(*parts.take()),
+                lambda _: self._send_next(parts),
                 workers=WORKERS,
                 deadline=self._bucket.retry.deadline,
                 doing=f"{self._doing} ({self._bucket.url})",
             )
             self._bucket.retry.call(lambda: self._complete(size, create_only=create_only), doing=self._doing)
         except BaseException as error:
+            self._stop(error)
+            # Before the request: a part that ends after this line is seen by its sender to have come too late.
+            self._aborted.set()
             self._abort(error)
             raise
 
-    def _send(self, number: int, data: bytearray) -> None:
+    def _room(self, size: int) -> AbstractContextManager[None]:
+        return self._bucket.memory.room(
+            size,
+            stopped=self._is_stopped,
+            deadline=self._bucket.retry.deadline,
+            doing=f"{self._doing} ({self._bucket.url})",
+        )
+
+    def _is_stopped(self) -> bool:
+        return self._failure is not None
+
+    def _stop(self, error: BaseException) -> None:
+        """Have no thread of this upload begin another attempt, or wait for room."""
+        if self._failure is None:
+            self._failure = error
+        self._bucket.memory.wake()
+
+    def _send_next(self, parts: _Parts) -> None:
+        try:
+            with parts.next() as (number, data):
+                self._send(number, data)
+        except Stopped as stopped:
+            # The caller takes the first failure it is handed, which may be this one.
+            raise self._failure or stopped from None
+        except BaseException as error:
+            self._stop(error)
+            raise
+
+    def _send(self, number: int, data: mmap) -> None:
         part: CompletedPartTypeDef = {"PartNumber": number}
         request: UploadPartRequestTypeDef = {
             "Bucket": self._bucket.name,
             "Key": self._name,
             "UploadId": self._id,
             "PartNumber": number,
-            "Body": data,  # type: ignore[typeddict-item]  # botocore takes a bytearray, its stubs forgot it
+            "Body": data,  # type: ignore[typeddict-item]  # a file to botocore; its stubs ask for IO[Any]
         }
         if self._checksums:
             part["ChecksumSHA256"] = request["ChecksumSHA256"] = checksum(data)
         answer = self._bucket.retried(
-            lambda client: proper(client.upload_part(**request), "ETag"), doing=f"{self._doing}, part {number}"
+            lambda client: self._attempt(client, request, data), doing=f"{self._doing}, part {number}"
         )
         part["ETag"] = answer["ETag"]
         self._parts[number] = part
+
+    def _attempt(self, client: S3Client, request: UploadPartRequestTypeDef, data: mmap) -> UploadPartOutputTypeDef:
+        if self._is_stopped():
+            raise Stopped
+        data.seek(0)
+        try:
+            return proper(client.upload_part(**request), "ETag")
+        finally:
+            # A part that lands after the abort is kept, and billed; whether a failed one landed is not known.
+            if self._aborted.is_set() and self._failure is not None:
+                self._abort(self._failure)
 
     def _complete(self, size: int, *, create_only: bool) -> None:
         request: CompleteMultipartUploadRequestTypeDef = {

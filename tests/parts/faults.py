@@ -29,10 +29,10 @@ class Fault:
 
     ``answer``: *status* with *body* and *headers*, and the server never hears of the request. ``cut``: the answer breaks
     off after *after* bytes of its body. ``stall``: likewise, but the connection stays open and silent. ``lose``: the
-    server does what it is asked, and its answer is lost.
+    server does what it is asked, and its answer is lost. ``hold``: the server hears of the request once `Relay.released`.
     """
 
-    kind: Literal["answer", "cut", "stall", "lose"]
+    kind: Literal["answer", "cut", "stall", "lose", "hold"]
     method: str
     having: str = ""
     times: int = 1
@@ -87,6 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.kind == "answer":
             self._send(fault.status, {**fault.headers, "Content-Length": str(len(fault.body))}, fault.body)
             return
+        if fault is not None and fault.kind == "hold":
+            self.relay.released.wait(60)
         connection = http.client.HTTPConnection("127.0.0.1", self.upstream, timeout=60)
         try:
             connection.request(self.command, self.path, body=body or None, headers=dict(self.headers.items()))
