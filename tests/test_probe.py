@@ -11,7 +11,7 @@ import pytest
 from ci_modelcache.errors import AccessDenied, ObjectNotFound
 from ci_modelcache.model.document import to_plain
 from ci_modelcache.stores.directory import DirectoryStore
-from ci_modelcache.stores.probe import WRITERS, Capabilities, probe
+from ci_modelcache.stores.probe import RACES, WRITERS, Capabilities, probe
 from ci_modelcache.stores.s3 import S3Store
 from ci_modelcache.transfer.retry import RetryPolicy
 from tests.contracts.store import keys, put
@@ -133,6 +133,25 @@ class Racy(DirectoryStore):
         super().write(key, chunks, size=size, create_only=create_only)
 
 
+class Patient(DirectoryStore):
+    """Answers the first writer of a key that is raced for when all such keys have one."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, create=True)
+        self._all = threading.Barrier(RACES)
+        self._begun: set[str] = set()
+        self._lock = threading.Lock()
+
+    def write(self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False) -> None:
+        if create_only and "race" in key:
+            with self._lock:
+                first = key not in self._begun
+                self._begun.add(key)
+            if first:
+                self._all.wait(20)
+        super().write(key, chunks, size=size, create_only=create_only)
+
+
 class Lagging(DirectoryStore):
     """Lists what was there before the last write."""
 
@@ -157,6 +176,10 @@ class Keeping(DirectoryStore):
 
 def test_a_store_where_two_win_a_race_is_racy(tmp_path: Path) -> None:
     assert probe(Racy(tmp_path / "store"), random=os.urandom).create_only == "racy"
+
+
+def test_all_races_are_run_at_once_so_that_a_server_that_lets_losers_wait_does_so_once(tmp_path: Path) -> None:
+    assert probe(Patient(tmp_path / "store"), random=os.urandom).create_only == "atomic"
 
 
 def test_a_store_that_lists_late_is_found_out(tmp_path: Path) -> None:

@@ -12,14 +12,16 @@ from ci_modelcache.transfer.deadline import Deadline
 from ci_modelcache.transfer.parallel import for_each
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ci_modelcache.stores.protocol import Store
 
-WRITERS = 8
-"""Threads that race for each key."""
-RACES = 4
-"""Keys that are raced for."""
+WRITERS = 2
+"""Threads that race for each key. SeaweedFS has all but one of them wait, a second each: eight took 5 s and more."""
+RACES = 16
+"""Keys that are raced for, all at once."""
+LISTED = 4
+"""Objects that are looked for in a listing."""
 _BODY = bytes(range(256)) * 16
 _PATIENCE = 60.0
 """Seconds that a writer waits for the others to be ready."""
@@ -74,23 +76,26 @@ def _create_only(store: Store, folder: str) -> Literal["atomic", "racy", "ignore
     store.write(f"{folder}/twice", [b"first"], size=5)
     if _creates(store, f"{folder}/twice", b"other"):
         return "ignored"
-    wins = [_winners(store, f"{folder}/race-{number}") for number in range(RACES)]
+    wins = _winners(store, [f"{folder}/race-{number}" for number in range(RACES)])
     return "atomic" if wins == [1] * RACES else "racy"
 
 
-def _winners(store: Store, key: str) -> int:
-    """How many of `WRITERS` threads that create *key* at the same time are told that they did."""
-    together = threading.Barrier(WRITERS)
-    won: list[int] = []
+def _winners(store: Store, keys: Sequence[str]) -> list[int]:
+    """For each of *keys*, how many of `WRITERS` threads that create it at the same time are told that they did."""
+    gates = {key: threading.Barrier(WRITERS) for key in keys}
+    won: list[str] = []
 
-    def race(number: int) -> None:
-        together.wait(_PATIENCE)
+    def race(racer: tuple[str, int]) -> None:
+        key, number = racer
+        _is_there(store, key)  # so that each has a connection: who has to make one first comes too late to race
+        gates[key].wait(_PATIENCE)
         if _creates(store, key, b"%05d" % number):
-            won.append(number)
+            won.append(key)
 
+    racers = [(key, number) for key in keys for number in range(WRITERS)]
     # Without a deadline of its own: each request keeps that of the store.
-    for_each(range(WRITERS), race, workers=WRITERS, deadline=Deadline(), doing=f"probing {store.url}")
-    return len(won)
+    for_each(racers, race, workers=len(racers), deadline=Deadline(), doing=f"probing {store.url}")
+    return [won.count(key) for key in keys]
 
 
 def _creates(store: Store, key: str, body: bytes) -> bool:
@@ -102,7 +107,7 @@ def _creates(store: Store, key: str, body: bytes) -> bool:
 
 
 def _list_after_write(store: Store, folder: str) -> bool:
-    for number in range(RACES):
+    for number in range(LISTED):
         key = f"{folder}/{number}"
         store.write(key, [_BODY], size=len(_BODY))
         if key not in {found.key for found in store.scan(f"{folder}/")}:
@@ -128,8 +133,12 @@ def _read(store: Store, key: str, start: int, stop: int | None) -> bytes:
 def _deletes(store: Store, key: str) -> bool:
     store.write(key, [_BODY], size=len(_BODY))
     store.delete(key)
+    return not _is_there(store, key)
+
+
+def _is_there(store: Store, key: str) -> bool:
     try:
         store.stat(key)
     except ObjectNotFound:
-        return True
-    return False
+        return False
+    return True
