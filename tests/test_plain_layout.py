@@ -181,6 +181,26 @@ def test_a_destination_that_may_not_be_written_says_so(published: PlainLayout, r
         published.content(entry("onnx/model.onnx", b""))
 
 
+@pytest.mark.usefixtures("published")
+def test_a_complete_folder_of_another_user_is_complete_and_what_it_cannot_be_given_is_one_warning(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two jobs of two users share a folder: nothing is to be written, so there is nothing to refuse."""
+    (root / "config.json").chmod(0o444)
+    os.link(root / "onnx/model.onnx", root.parent / "linked")
+    for path in (root, *root.rglob("*")):
+        os.chown(path, 12345, 12345)
+    with unprivileged():
+        PlainLayout(root).publish(manifest_of(), MAIN, full=True)
+        assert len(caplog.messages) == 1
+        assert "mode or mtime of 1 paths" in caplog.messages[0]
+        assert "config.json: Operation not permitted" in caplog.messages[0]
+        PlainLayout(root, normalize_mtime=EPOCH).publish(manifest_of(), MAIN, full=True)
+    assert len(caplog.messages) == 2
+    assert mode_of(root / "config.json") == 0o444
+    assert files_below(root) == CONTENTS
+
+
 # Attacks and accidents
 
 

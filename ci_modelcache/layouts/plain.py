@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ci_modelcache.layouts.inside import explaining_denial, inside, require_below, require_file
+from ci_modelcache.errors import AccessDenied
+from ci_modelcache.layouts.inside import DENIALS, explaining_denial, inside, require_below, require_file
 from ci_modelcache.transfer.land import sweep
 from ci_modelcache.transfer.partial import sweep_partials
 from ci_modelcache.transfer.place import place
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from ci_modelcache.model.ref import ModelRef
     from ci_modelcache.transfer.receipts import Receipts
 
+_log = logging.getLogger(__name__)
+
 _FOLDER_MODE = 0o755
 _STAGING = ".ci-modelcache"  # reserved by model.path, so that no snapshot has a file there
 _NOT_OURS = {".git", ".cache/huggingface"}
@@ -34,7 +38,8 @@ class PlainLayout:
 
     Files have mode 0644, or 0755 when executable, and folders 0755, whatever the umask: an image is often built by one user
     and run by another. With *normalize_mtime* (seconds since the epoch) files, folders and the root have that
-    mtime, so that equal snapshots make equal layers. After `publish` nothing of ours is left in *root*. A
+    mtime, so that equal snapshots make equal layers; what belongs to somebody else and may not be changed so stays as it
+    is, with a warning. After `publish` nothing of ours is left in *root*. A
     root, or folder above it, that existed before keeps its mode.
     """
 
@@ -64,17 +69,22 @@ class PlainLayout:
             for made in self._made:
                 made.mkdir(parents=True, exist_ok=True)
                 made.chmod(_FOLDER_MODE)
+            refused: list[str] = []
             for file in manifest.files:
-                self._finish(file, receipts)
+                self._finish(file, receipts, refused)
             sweep(self.staging)
             sweep_partials(self.staging)
             # OSError: another restore into the same folder is still at work, and removes it when it is done.
             with suppress(OSError):
                 self.staging.rmdir()
             for folder in self._folders(manifest):
-                folder.chmod(_FOLDER_MODE)
-                self._set_time(folder)
-            self._set_time(self.root)
+                with _noting(refused):
+                    self._tidy(folder, _FOLDER_MODE)
+            with _noting(refused):
+                self._tidy(self.root, stat.S_IMODE(self.root.stat().st_mode))
+        if refused:
+            # The bytes are right, and proven: nothing that was asked for is missing.
+            _log.warning("mode or mtime of %d paths in %s stay as they are: %s", len(refused), self.root, refused[0])
         return self.root
 
     def snapshot_path(self, commit: str) -> Path:
@@ -93,20 +103,28 @@ class PlainLayout:
                 path.unlink(missing_ok=True)
                 self._remove_empty(path.parent)
 
-    def _finish(self, file: FileEntry, receipts: Receipts) -> None:
+    def _finish(self, file: FileEntry, receipts: Receipts, refused: list[str]) -> None:
         path, mode = self.content(file), self.mode(file)
         seen = require_file(path, size=file.size, links=False)
-        if stat.S_IMODE(seen.st_mode) == mode and self._is_on_time(seen):
+        if self._is_tidy(seen, mode):
             return
-        if seen.st_nlink > 1:
-            # Mode and mtime belong to all names of an inode, and the other names are not ours: part from them first.
-            place(path, path, expected=file.expected, link=False, mode=mode, staging=self.staging, receipts=receipts)
-        with receipts.carrying(path, file.expected):
+        with _noting(refused):
+            if seen.st_nlink > 1:
+                # Mode and mtime belong to all names of an inode, and the other names are not ours: part from them first.
+                place(
+                    path, path, expected=file.expected, link=False, mode=mode, staging=self.staging, receipts=receipts
+                )
+            with receipts.carrying(path, file.expected):
+                self._tidy(path, mode)
+
+    def _is_tidy(self, seen: os.stat_result, mode: int) -> bool:
+        on_time = self.normalize_mtime is None or seen.st_mtime_ns == self.normalize_mtime * 10**9
+        return on_time and stat.S_IMODE(seen.st_mode) == mode
+
+    def _tidy(self, path: Path, mode: int) -> None:
+        if not self._is_tidy(path.stat(), mode):
             path.chmod(mode)
             self._set_time(path)
-
-    def _is_on_time(self, seen: os.stat_result) -> bool:
-        return self.normalize_mtime is None or seen.st_mtime_ns == self.normalize_mtime * 10**9
 
     def _set_time(self, path: Path) -> None:
         if self.normalize_mtime is not None:
@@ -136,6 +154,19 @@ class PlainLayout:
                 break
             folder = folder.parent
         self._set_time(folder)
+
+
+@contextmanager
+def _noting(refused: list[str]) -> Iterator[None]:
+    """Note in *refused* that the system forbids what the block does, as it does with another user's files."""
+    try:
+        yield
+    except AccessDenied as error:
+        refused.append(error.message)
+    except OSError as error:
+        if error.errno not in DENIALS:
+            raise
+        refused.append(f"{error.filename}: {error.strerror}")
 
 
 def _unless_missing(error: OSError) -> None:

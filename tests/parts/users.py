@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _VERSION_3 = 0x20080522
-_DAC_OVERRIDE, _DAC_READ_SEARCH = 1 << 1, 1 << 2
+_POWERS = 1 << 1 | 1 << 2 | 1 << 3
+"""CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_FOWNER."""
 
 
 class _Header(ctypes.Structure):
@@ -27,9 +28,9 @@ class _Data(ctypes.Structure):
 @contextmanager
 def unprivileged(*folders: Path, mode: int = 0o555) -> Iterator[None]:
     """
-    In the block this thread is bound by permission bits even as root, and *folders* have *mode*.
+    In the block this thread is bound by permission bits and ownership even as root, and *folders* have *mode*.
 
-    Root's power over them is two capabilities (capabilities(7)), taken out of the effective set and put back.
+    Root's power over them is three capabilities (capabilities(7)), taken out of the effective set and put back.
     """
     modes = {folder: stat.S_IMODE(folder.stat().st_mode) for folder in folders}
     for folder in folders:
@@ -38,7 +39,7 @@ def unprivileged(*folders: Path, mode: int = 0o555) -> Iterator[None]:
     libc = ctypes.CDLL(None, use_errno=True)
     _must(libc.capget(ctypes.byref(header), data))
     effective = data[0].effective
-    data[0].effective = effective & ~(_DAC_OVERRIDE | _DAC_READ_SEARCH)
+    data[0].effective = effective & ~_POWERS
     _must(libc.capset(ctypes.byref(header), data))
     try:
         yield
