@@ -262,6 +262,20 @@ def test_a_line_that_the_disk_took_in_part_costs_no_later_line(report: Path) -> 
     assert [line for line in lines if isinstance(line, Skipped)] == [Skipped(f"{report}:3")]
 
 
+def test_a_report_that_ends_in_the_middle_of_a_line_is_gone_on_with_on_a_new_one(report: Path) -> None:
+    _recorder(report).close()
+    report.write_bytes(report.read_bytes() + to_line(ATTEMPT, at=1.0, run="dead", redact=redact)[:-30])
+    with _recorder(report) as recorder:
+        recorder.record(ATTEMPT)
+    run, torn, again, attempt = read(report)
+    assert torn == Skipped(f"{report}:2")
+    assert [line.event for line in (run, again, attempt) if isinstance(line, Recorded)] == [
+        RunStarted(FORMAT, "1.2", "restore"),
+        RunStarted(FORMAT, "1.2", "restore"),
+        ATTEMPT,
+    ]
+
+
 # --- several writers
 
 _WRITER = """

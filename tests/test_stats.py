@@ -230,6 +230,24 @@ def test_a_source_that_was_only_waited_for_or_left_is_in_the_table(count: Callab
     assert [(one.source, one.waits, one.decisions) for one in report.sources] == [("d", 0, 1), ("w", 1, 0)]
 
 
+@pytest.mark.parametrize(
+    ("received", "seconds", "measured", "slow"),
+    [
+        (100_000, 4.0, 1, 1),
+        (0, 1.0, 1, 1),
+        (999_999, 0.9, 0, 0),
+        (1_000_000, 0.9, 1, 0),
+        (1_000_000, 1.0, 1, 0),
+        (5, 0.0, 0, 0),
+    ],
+)
+def test_a_trickle_is_slow_and_a_small_file_is_not(
+    received: int, seconds: float, measured: int, slow: int, count: Callable[..., StatsReport]
+) -> None:
+    (source,) = count(Attempt("s", "a", 0, None, received, 0.0, seconds)).sources
+    assert (source.speeds.count, source.slow) == (measured, slow)
+
+
 # --- samples and times
 
 

@@ -280,11 +280,12 @@ def test_a_picture_of_other_pieces_is_drawn_with_its_tables(tmp_path: Path) -> N
             ),
         ),
     )
-    table = Table("All <of> it", ("mirror", "MB/s"), (("a & b", "3"),), "By <hand>.")
+    table = Table("All <of> it", ("mirror", "MB/s"), (("a & b", "\x1b[2J3"),), "By <hand>.")
     write_page(tmp_path / "bench.html", picture, [table])
     page = _well_formed(tmp_path / "bench.html")
     assert "All <of> it" in page.text
     assert "a & b" in page.text
+    assert "?[2J3" in page.text
     write_page(tmp_path / "bench.PNG", picture)
     assert _size_of_png(tmp_path / "bench.PNG")[0] == 1950
 
