@@ -53,6 +53,8 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "aws-credentials"))
     # Otherwise botocore asks 169.254.169.254 when there are no credentials, and waits for it.
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    # The keyring of the person who runs the tests.
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
     return home
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import re
@@ -107,6 +108,8 @@ def run_json(
     """The JSON of a command line, in a project with a model, a lock and something stored, restored and saved."""
     del hub
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CI_MODELCACHE_TOKENS", "hub.internal=keep")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("token-for-a-mirror"))
     (tmp_path / "modelcache.toml").write_text('[[models]]\nrepo = "org/name"\n')
     (tmp_path / "trained").mkdir()
     (tmp_path / "trained" / "model.safetensors").write_bytes(bytes(3_000_000))
@@ -132,6 +135,9 @@ LINES = {
     "path": "path org/name",
     "verify": "verify",
     "stats": f"stats {ROOT / 'tests' / 'golden' / 'report.jsonl'}",
+    "auth status": "auth status --mirror https://hub.internal",
+    "auth login": "auth login hub.internal",
+    "auth logout": "auth logout hub.internal",
     "config": "config",
     "doctor": "doctor",
     "demo": "demo --model-dir trained",

@@ -25,11 +25,8 @@ _MAX_TOKEN = 64 * 1024
     "auth",
     examples=(
         ("which token goes where, and until when?", "ci-modelcache auth status"),
-        (
-            "keep one, encrypted; it is asked for, or read from stdin",
-            "ci-modelcache auth login hub.internal < token.txt",
-        ),
-        ("use it", "CI_MODELCACHE_TOKENS=hub.internal=keep ci-modelcache fetch org/name --mirror https://hub.internal"),
+        ("keep one, encrypted: it is asked for", "ci-modelcache auth login hub.internal"),
+        ("the same in a script, where stdin holds it", "ci-modelcache auth login hub.internal --quiet"),
         ("forget it, and what was traded for it", "ci-modelcache auth logout hub.internal"),
     ),
 )

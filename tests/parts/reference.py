@@ -27,6 +27,7 @@ from ci_modelcache.model.digest import Digest
 from ci_modelcache.model.mirror import Mirror
 from ci_modelcache.model.project import ProjectModel
 from ci_modelcache.settings import SETTINGS, Alias, Flag, Setting
+from ci_modelcache.verbs.auth import AuthReport
 from ci_modelcache.verbs.doctor import DoctorReport
 from ci_modelcache.verbs.fetch import FetchReport
 from ci_modelcache.verbs.figures import StatsReport
@@ -282,6 +283,9 @@ DOCUMENTS: dict[str, Shape] = {
     "path": {"ref": str, "commit": str, "path": str},
     "verify": VerifyReport,
     "stats": StatsReport,
+    "auth status": AuthReport,
+    "auth login": {"host": str, "protection": str},
+    "auth logout": {"host": str, "forgotten": int},
     "config": {"settings": {"<name>": SETTING}, "models": [ProjectModel]},
     "doctor": DoctorReport,
     "demo": DemoReport,
@@ -352,6 +356,10 @@ MEANINGS = {
     "lfs": "whether the Hub keeps it in LFS",
     "executable": "whether it is restored as 0755",
     "leaves": "the digest of its leaf list; only files over 16 MiB have one",
+    "auth login.host": "whose token is kept now",
+    "protection": "how it is kept",
+    "auth logout.host": "whose tokens are forgotten",
+    "forgotten": "how many there were",
     "settings": "every setting by name",
     "settings.<name>": "a setting",
     "value": "its value; a secret is `***`, and null says that there is none; of `mirrors` a list of objects with the keys of `[[mirrors]]` and `kind`; "
