@@ -51,7 +51,7 @@ _CAUSES: tuple[tuple[type[BaseException], Cause], ...] = (
     (DigestMismatch, Cause.WRONG_BYTES),
     (SizeMismatch, Cause.WRONG_LENGTH),
     (Misanswer, Cause.WRONG_ANSWER),
-    (IntegrityError, Cause.WRONG_BYTES),
+    (IntegrityError, Cause.WRONG_ANSWER),
     (Unavailable, Cause.UNAVAILABLE),
 )
 """The first that fits counts."""

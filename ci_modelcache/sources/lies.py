@@ -75,7 +75,7 @@ def settle(partial: Partial, course: Course, expected: Expected, wrong: DigestMi
                 suspect = other
         _set_aside(suspect, partial, course, f"others send something else from byte {start} on")
         return
-    if course.begin_again(wrong):
+    if course.trials.begin_again(wrong):
         partial.forget(0, partial.size)
         return
     for url in sorted({stretch.source for stretch in partial.stretches}):

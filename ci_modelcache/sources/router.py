@@ -93,6 +93,8 @@ class Later:
 
     seconds: float
     busy: bool
+    url: str = ""
+    """Who is waited for."""
 
 
 class Router:
@@ -116,7 +118,7 @@ class Router:
         self.events = events or Unrecorded()
         self.connections = connections
         self.random = random
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._last: dict[str, str] = {}
 
     # --- choosing
@@ -157,8 +159,8 @@ class Router:
             return self._taken(
                 min(free, key=lambda each: each.health.barred_until), "barred, but nobody else is left", path
             )
-        soonest = min(opens.values(), default=now)
-        return Later(max(0.0, soonest - now), busy=bool(willing))
+        soonest, url = min(((until, url) for url, until in opens.items()), default=(now, ""))
+        return Later(max(0.0, soonest - now), busy=bool(willing), url=url)
 
     def _best(self, ready: list[Source], now: float) -> tuple[Source, str]:
         if len(ready) == 1:
@@ -207,6 +209,12 @@ class Router:
         """The connection of a `Choice` has ended."""
         with self._lock:
             source.busy -= 1
+            self._lock.notify()
+
+    def wait_for_room(self, seconds: float) -> None:
+        """Wait until a connection is given back, *seconds* at most."""
+        with self._lock:
+            self._lock.wait(seconds)
 
     def measured(self, source: Source, *, first_byte: float | None, received: int, seconds: float) -> None:
         """An attempt brought *received* bytes in *seconds*, the first of them after *first_byte* seconds."""
