@@ -556,6 +556,15 @@ def test_a_new_token_that_is_refused_too_is_the_end_of_it(means: Means, server: 
         assert len(hub.asked) == 3
 
 
+def test_a_token_that_is_refused_while_new_is_not_replaced_at_once(means: Means, server: TokenServer) -> None:
+    source = exchange(server, means)
+    with serving_tokens(wanting(lambda: "never")) as hub:
+        assert get(means, hub, source) == 401
+        assert (len(hub.asked), len(server.asked)) == (1, 1)
+        get(means, hub, source)
+    assert len(server.asked) == 2, "the refused one is not kept either"
+
+
 def test_a_token_goes_to_its_own_origin_only_and_none_is_asked_for_elsewhere(means: Means, server: TokenServer) -> None:
     source = exchange(server, means)
     with serving_tokens(lambda _: Reply({})) as other:
