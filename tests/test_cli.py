@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -304,6 +305,21 @@ def test_a_reader_who_goes_away_is_no_failure() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("json_", [[], ["--json"]])
+def test_a_result_that_finds_no_room_on_stdout_is_no_space_and_one_line(json_: list[str]) -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123  # a device
+        ran = subprocess.run([*RUN, "config", *json_], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ran.returncode == 14
+    first, *hint = ran.stderr.splitlines()
+    assert first == "error: the work is done, and its result cannot be written to stdout: No space left on device"
+    assert len(hint) == 1
+
+
+def test_a_result_that_nobody_wants_is_no_failure() -> None:
+    ran = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *RUN, "config"], stderr=subprocess.PIPE, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_the_handler_of_sigterm_is_given_back() -> None:
@@ -612,6 +628,35 @@ def test_an_empty_store_is_listed_as_such(run: Any) -> None:
     assert "holds no snapshots" in outcome.err
 
 
+@pytest.mark.parametrize("line", ["ls", "info me/none", "verify"])
+def test_a_command_that_looks_at_the_store_makes_none_and_needs_one(run: Any, tmp_path: Path, line: str) -> None:
+    mistyped = run(f"{line} --store typo")
+    assert mistyped.code == 2
+    assert "there is no folder" in mistyped.err
+    assert not (tmp_path / "work/typo").exists()
+    off = run(f"{line} --mode off")
+    assert off.code == 2
+    assert "there is none: the mode is off" in off.err
+    assert "the mode comes from: flag --mode; give --mode read" in off.err
+
+
+def test_doctor_lists_its_checks_when_there_is_no_store(run: Any, tmp_path: Path) -> None:
+    outcome = run("doctor --store typo")
+    assert outcome.code == 2
+    assert re.search(r"^ok +python", outcome.out, re.MULTILINE)
+    assert re.search(r"^failed +store: there is no folder", outcome.out, re.MULTILINE)
+    assert not (tmp_path / "work/typo").exists()
+
+
+@pytest.mark.usefixtures("hub")
+def test_who_is_asked_nothing_is_named_with_the_reason(run: Any) -> None:
+    run("fetch org/name --store s")
+    shutil.rmtree("s/blobs")
+    err = run("restore org/name --store s --fail-on-miss --to d").err
+    assert "offline" not in err
+    assert "nobody (--fail-on-miss is set)" in err
+
+
 @pytest.mark.parametrize("line", ["info me/none", "path me/none", "verify me/none"])
 def test_what_nobody_stored_is_a_miss(run: Any, line: str) -> None:
     assert run(line).code == 10
@@ -659,6 +704,12 @@ def test_a_range_is_resolved_by_the_lock_and_restored_at_its_commit(run: Any, hu
     assert "a range of versions" in unlocked.err
     assert run("lock").code == 0
     assert run("restore --locked").code == 0
+    for line in ("org/tagged@^1.0 --locked", "org/tagged --revision ^1.0 --locked"):
+        assert run(f"restore {line} --json").json["snapshots"][0]["anchor"] == "lock"
+    assert "write it into modelcache.toml" in run("restore org/tagged@^1.0").err
+    other = run("restore org/tagged@^2.0 --locked")
+    assert other.code == 10
+    assert "the lock has org/tagged@^1.0" in other.err
 
 
 @pytest.mark.usefixtures("hub")

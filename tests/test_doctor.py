@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from ci_modelcache.cache.keys import MARKER
 from ci_modelcache.errors import AccessDenied, BucketMissing, Unavailable
 from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.verbs.doctor import DoctorReport, doctor
-from tests.parts.stores import Failing, IgnoringCreateOnly, touching
+from tests.contracts.store import put
+from tests.parts.stores import Failing, IgnoringCreateOnly, Recording, touching
 from tests.parts.users import unprivileged
 from tests.parts.verbs import REPO, SECRET
 
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 
 def examined(bench: Bench, *folders: Path, ref: str | None = REPO, write: bool = True) -> DoctorReport:
     return doctor(
-        cache=bench.cache(),
-        upstream=bench.upstream(),
+        cache=bench.cache,
+        upstream=bench.upstream,
         folders=folders,
         ref=None if ref is None else ModelRef.parse(ref),
         write=write,
@@ -69,6 +71,41 @@ def test_a_store_that_fails_is_told_with_its_exit_code_and_the_hub_is_looked_at_
     assert statuses(report)["store"] == "failed"
     assert statuses(report)["upstream"] == "ok"
     assert report.exit_code == exit_code
+
+
+def test_a_store_that_cannot_be_opened_is_one_failed_check_among_the_others(bench: Bench) -> None:
+    def closed() -> NoReturn:
+        msg = "there is no such folder"
+        raise BucketMissing(msg)
+
+    report = doctor(
+        cache=closed, upstream=bench.upstream, folders=(), ref=ModelRef.parse(REPO), write=True, step=bench.step()
+    )
+    assert [(check.name.split()[0], check.status) for check in report.checks] == [
+        ("python", "ok"),
+        ("folder", "ok"),
+        ("store", "failed"),
+        ("upstream", "ok"),
+    ]
+    assert report.exit_code == 2
+
+
+@pytest.mark.parametrize("marker", [b'{"format": 99, "id": "x", "min_reader": 99}', b"<html>"])
+def test_nothing_is_written_to_a_store_of_an_unknown_format(bench: Bench, marker: bytes) -> None:
+    put(bench.disk, MARKER, marker)
+    recording = Recording(bench.disk)
+    bench.store = recording
+    report = examined(bench)
+    assert statuses(report)["store"] == "failed"
+    assert report.exit_code in {2, 13}
+    assert recording.keys("write") == []
+
+
+def test_a_folder_that_may_not_be_written_is_a_refusal_not_a_mistake(bench: Bench) -> None:
+    locked = bench.folder / "locked"
+    locked.mkdir()
+    with unprivileged(locked):
+        assert examined(bench, locked).exit_code == 12
 
 
 def test_a_store_that_ignores_create_only_is_a_warning_with_its_consequence(bench: Bench) -> None:

@@ -29,7 +29,7 @@ from ci_modelcache.errors import (
     Unavailable,
 )
 from ci_modelcache.model.digest import LEAF_SIZE, Digest, Expected
-from ci_modelcache.transfer.land import PREFIX, explaining_full_disk, land, replacing, sweep
+from ci_modelcache.transfer.land import PREFIX, abandon, explaining_full_disk, land, replacing, sweep
 from tests.parts.users import unprivileged
 
 if TYPE_CHECKING:
@@ -441,7 +441,32 @@ def test_another_failure_to_lock_is_a_failure(target: Path, monkeypatch: pytest.
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(OSError, match="Input/output error"):
+    with pytest.raises(Unavailable, match=r"cannot write .*model\.bin: Input/output error") as caught:
         land([NEW], target, expected(NEW))
+    assert "check the disk" in str(caught.value.hint)
     assert target.read_bytes() == OLD
     assert names(target.parent) == ["model.bin"]
+
+
+def test_what_a_thread_left_behind_is_writing_goes_when_the_process_ends(target: Path) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+    failures: list[OSError] = []
+
+    def write() -> None:
+        try:
+            with replacing(target) as file:
+                file.write(NEW)
+                writing.set()
+                go_on.wait(HANG)
+        except OSError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert writing.wait(HANG)
+    abandon()
+    assert names(target.parent) == ["model.bin"]
+    go_on.set()
+    thread.join(HANG)
+    assert [type(failure) for failure in failures] == [FileNotFoundError]
+    assert target.read_bytes() == OLD

@@ -34,8 +34,8 @@ def command(ctx: click.Context, run: Run, ref: str | None) -> None:
     """
     run.forced = True  # what is examined is how it is now
     report = doctor(
-        cache=run.cache(),
-        upstream=run.upstream,
+        cache=run.cache_to_see,
+        upstream=lambda: run.upstream,
         folders=(run.config.state, run.config.hub_cache),
         ref=None if ref is None else ModelRef.parse(ref),
         write=run.may_save,

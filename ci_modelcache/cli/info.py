@@ -31,5 +31,5 @@ def command(run: Run, ref: str, **given: Any) -> None:  # noqa: ANN401  # click'
     The Hub is not asked: a branch is taken as the store saw it last.
     """
     for target in Asked((ref,), **given).named():
-        found = info(target.ref, selection=target.selection, cache=run.cache(), upstream=run.nobody)
+        found = info(target.ref, selection=target.selection, cache=run.cache_to_see(), upstream=run.nobody)
         run.show(found, described(found))

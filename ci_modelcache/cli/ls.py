@@ -25,7 +25,7 @@ def command(run: Run) -> None:
 
     Each line is a repository, the revisions that mean this commit, the commit, which files, how many, how large.
     """
-    cache = run.cache()
+    cache = run.cache_to_see()
     snapshots = list_snapshots(cache)
     if not snapshots:
         run.say(f"{cache.url} holds no snapshots")

@@ -14,7 +14,7 @@ import json
 import signal
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = "--json" in itertools.takewhile(lambda argument: argument != "--", arguments)
     failed = _Failure(as_json=as_json, secrets=secrets)
     try:
-        with _sigterm_like_ctrl_c():
+        with _sigterm_like_ctrl_c(), _abandoning():
             result = commands.main(arguments, prog_name=PROGRAM, standalone_mode=False, obj=secrets)
     except ModelCacheError as error:
         return failed.known(error)
@@ -158,6 +158,18 @@ def _sigterm_like_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _abandoning() -> Iterator[None]:
+    """Whatever fails, leave no half file of a thread that is left behind."""
+    try:
+        yield
+    except BaseException:
+        from ci_modelcache.transfer.land import abandon  # noqa: PLC0415  # for failures only
+
+        abandon()
+        raise
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -202,7 +214,8 @@ class _Failure:
             # Redacted before it is quoted: afterwards a quote could be taken for a part of a secret.
             message, hint = self._redacted(message), hint and self._redacted(hint)
             safe = {"type": kind, "message": message, "hint": hint, "exit_code": exit_code}
-            emit(json.dumps({"error": safe}))
+            with suppress(ModelCacheError):  # stderr has it already
+                emit(json.dumps({"error": safe}))
         return exit_code
 
     def _redacted(self, text: str) -> str:

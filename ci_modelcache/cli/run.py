@@ -202,7 +202,16 @@ class Run:
         """The store, to be read, and written if `may_save`."""
         from ci_modelcache.cache.modelcache import ModelCache  # noqa: PLC0415  # as above
 
-        return ModelCache(self._store(), retry=self.retry)
+        return ModelCache(self._store(create=self.may_save), retry=self.retry)
+
+    def cache_to_see(self) -> ModelCache:
+        """The store for a command that only looks at it: never made by that; raises `ConfigError` when there is to be none."""
+        from ci_modelcache.cache.modelcache import ModelCache  # noqa: PLC0415  # as above
+
+        if self.config.mode is Mode.OFF:
+            msg = "this command looks at the store, and there is none: the mode is off"
+            raise ConfigError(msg, hint=f"the mode comes from: {self.config.origins['mode']}; give --mode read")
+        return ModelCache(self._store(create=False), retry=self.retry)
 
     def cache_to_fill(self) -> ModelCache:
         """The store, ready to be written by a command that exists to do so; raises `ConfigError` when the mode forbids it."""
@@ -215,7 +224,7 @@ class Run:
         initialise(cache)
         return cache
 
-    def _store(self) -> Store:
+    def _store(self, *, create: bool) -> Store:
         from ci_modelcache.stores.empty import EmptyStore  # noqa: PLC0415  # as above
         from ci_modelcache.stores.locations import open_store  # noqa: PLC0415  # as above
         from ci_modelcache.stores.throttled import throttled  # noqa: PLC0415  # as above
@@ -226,7 +235,7 @@ class Run:
         store = open_store(
             config.store,
             # The default store is nobody's typing error: reading it before anything was saved is a miss.
-            create=self.may_save or config.origins["store"].rank is Rank.DEFAULT,
+            create=create or config.origins["store"].rank is Rank.DEFAULT,
             endpoint_url=config.endpoint_url,
             region=config.region,
             ca_bundle=None if config.store_ca_bundle is None else str(config.store_ca_bundle),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from attrs import frozen
 
-from ci_modelcache.errors import ConfigError, SnapshotNotFound
+from ci_modelcache.errors import ConfigError, InvalidRef, SnapshotNotFound
 from ci_modelcache.model.project import is_range
 from ci_modelcache.model.ref import ModelRef, RepoType
 from ci_modelcache.model.selection import Selection
@@ -37,11 +37,27 @@ class Asked:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
 
-    def named(self) -> tuple[Target, ...]:
-        """The models that are named."""
+    def named(self, locks: Sequence[Lock] = ()) -> tuple[Target, ...]:
+        """The models that are named; a range is one that a lock of *locks* has under that name."""
+        return tuple(Target(self._ref(text, locks), self._selection) for text in self.refs)
+
+    @property
+    def _selection(self) -> Selection:
+        return Selection(self.include, self.exclude)
+
+    def _ref(self, text: str, locks: Sequence[Lock]) -> ModelRef:
         kind = None if self.type is None else RepoType(self.type)
-        selection = Selection(self.include, self.exclude)
-        return tuple(Target(ModelRef.parse(text, revision=self.revision, type=kind), selection) for text in self.refs)
+        name, at, range_ = text.partition("@")
+        revision = self.revision
+        if at and is_range(range_) and revision in {None, range_}:
+            revision, text = range_, name
+        if revision is None or not is_range(revision):
+            return ModelRef.parse(text, revision=revision, type=kind)
+        ref = ModelRef.parse(text, type=kind)
+        for lock in locks:
+            return ref.at(lock.named(ref, revision, self._selection).commit)
+        msg = f"{text}@{revision} is a range of versions, and only a lock says which one is meant"
+        raise InvalidRef(msg, hint="write it into modelcache.toml, run ci-modelcache lock, and use --locked")
 
 
 @frozen
@@ -79,7 +95,7 @@ def targets(asked: Asked, config: Config, *, locks: Sequence[Lock] = ()) -> tupl
     Raises `ConfigError` when that leaves none, or options that would then apply to nothing.
     """
     if asked.refs:
-        return asked.named()
+        return asked.named(locks)
     if asked != Asked((), None, None, (), ()):
         msg = "--revision, --type, --include and --exclude go with a model, and none is named"
         raise ConfigError(msg, hint=f"name one, or write them into {config.project.where}")

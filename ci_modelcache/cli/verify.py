@@ -30,7 +30,7 @@ def command(ctx: click.Context, run: Run, refs: tuple[str, ...]) -> None:
 
     Without REF that is the whole store. Exit code 13 says that something is missing or wrong, and the output what.
     """
-    cache = run.cache()
+    cache = run.cache_to_see()
     snapshots = stored(refs, cache=cache, host=run.nobody)
     # A name that the store does not know fails now, not after hours of reading what the others mean.
     report = verify(tuple(snapshots) if refs else snapshots, cache=cache, step=run.step)

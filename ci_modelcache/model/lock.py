@@ -101,12 +101,17 @@ class Lock:
 
     def find(self, ref: ModelRef, selection: Selection) -> LockedModel:
         """The model that *ref* (its revision as asked for, or its commit) and *selection* name; raises `NotInLock`."""
+        return self.named(ref, ref.revision, selection)
+
+    def named(self, ref: ModelRef, revision: str, selection: Selection) -> LockedModel:
+        """As `find`, for a *revision* that may also be a range such as ``^1.2``, which no `ModelRef` has."""
         for model in self.models:
             if (model.repo, model.type, model.selection) == (ref.repo, ref.type, selection.id) and (
-                ref.revision in {model.revision, model.commit}
+                revision in {model.revision, model.commit}
             ):
                 return model
-        msg = f"{ref} is not in the lock"
+        kind = "" if ref.type is RepoType.MODEL else f"{ref.type}:"
+        msg = f"{kind}{ref.repo}@{revision} is not in the lock"
         if not any(model.repo == ref.repo for model in self.models):
             raise NotInLock(msg, hint="add it to modelcache.toml and run ci-modelcache lock")
         known = ", ".join(f"{m.repo}@{m.revision}" for m in self.models if m.repo == ref.repo)

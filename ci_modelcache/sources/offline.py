@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 class Offline:
     """Implements `Upstream` for the authority called *host*; *why* is said in every error."""
 
-    url = "nobody (offline)"
     sends_ranges: bool | None = None
 
     def __init__(self, host: str, *, why: str = "--offline is set") -> None:
         self.host = host
         self._why = why
+        self.url = f"nobody ({why})"
 
     def _miss(self, ref: ModelRef, *, part: str = "") -> NoReturn:
         msg = f"{part}{ref} is not in the store, and {self.host} may not be asked: {self._why}"

@@ -7,10 +7,11 @@ import fcntl
 import os
 import stat
 import tempfile
+import threading
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, final
 
-from ci_modelcache.errors import AccessDenied, ConfigError, NoSpace
+from ci_modelcache.errors import AccessDenied, ConfigError, NoSpace, Unavailable
 from ci_modelcache.model.digest import verified
 
 if TYPE_CHECKING:
@@ -24,6 +25,45 @@ PREFIX = ".landing-"
 
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 """What a disk says that knows no locks (some FUSE and network disks): files are written there all the same, and never swept."""
+
+_BROKEN = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.EREMOTEIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN}
+"""What a disk says that fails, or that is gone."""
+
+
+@final
+class _Staged:
+    """The files that this process is writing, so that `abandon` finds those of threads that are left behind."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+        self._lock = threading.Lock()
+
+    def add(self, name: str) -> None:
+        with self._lock:
+            self._names.add(name)
+
+    def discard(self, name: str) -> None:
+        with self._lock:
+            self._names.discard(name)
+
+    def take(self) -> list[str]:
+        with self._lock:
+            names, self._names = sorted(self._names), set()
+        return names
+
+
+_STAGED = _Staged()
+
+
+def abandon() -> None:
+    """
+    Remove what this process has staged and not finished; for its very end, when threads may be left behind in the middle.
+
+    Such a thread fails when it is done; what cannot be removed is left to `sweep`.
+    """
+    for name in _STAGED.take():
+        with suppress(OSError):
+            os.unlink(name)  # noqa: PTH108  # *name* is a string from mkstemp
 
 
 @contextmanager
@@ -45,6 +85,7 @@ def replacing(
         folder.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = _stage(folder)
+        _STAGED.add(name)
         try:
             with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, not a path
                 yield file
@@ -60,6 +101,8 @@ def replacing(
             with suppress(FileNotFoundError):
                 os.unlink(name)  # noqa: PTH108  # as above
             raise
+        finally:
+            _STAGED.discard(name)
 
 
 def _stage(folder: Path) -> tuple[int, str]:
@@ -111,7 +154,7 @@ def land(
     """
     Write *chunks* so that *target* only ever holds verified bytes.
 
-    Raises `SizeMismatch` or `DigestMismatch`, `NoSpace`, `AccessDenied` or, when something stands in the way,
+    Raises `SizeMismatch` or `DigestMismatch`, `NoSpace`, `AccessDenied`, `Unavailable` for a disk that fails or, when something stands in the way,
     `ConfigError`; then *target* is as it was. Without *leaves* the result has no leaf list, and hashing is twice as fast.
     """
     hasher = expected.fingerprinter(leaves=leaves)
@@ -135,7 +178,7 @@ def explaining_full_disk(path: Path) -> Iterator[None]:
 
 @contextmanager
 def explaining_refusal(target: Path) -> Iterator[None]:
-    """Turn the system's refusals to write *target* into `AccessDenied` and `ConfigError`."""
+    """Turn the system's refusals to write *target* into `AccessDenied` and `ConfigError`, and a broken disk into `Unavailable`."""
     try:
         yield
     except OSError as error:
@@ -145,6 +188,9 @@ def explaining_refusal(target: Path) -> Iterator[None]:
         if error.errno in {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY}:
             msg = f"cannot write {target}, something else is in its place: {error}"
             raise ConfigError(msg, hint="move that away, or choose another folder") from error
+        if error.errno in _BROKEN:
+            msg = f"cannot write {target}: {error.strerror}"
+            raise Unavailable(msg, hint="check the disk, and if it is a network disk the connection to it") from error
         raise
 
 

@@ -15,6 +15,7 @@ from ci_modelcache.errors import ModelCacheError, ObjectNotFound
 from ci_modelcache.model.document import to_plain
 from ci_modelcache.stores.probe import probe
 from ci_modelcache.transfer.disk import format_bytes
+from ci_modelcache.transfer.land import explaining_full_disk, explaining_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -50,23 +51,31 @@ class DoctorReport:
 
 
 def doctor(
-    *, cache: ModelCache, upstream: Upstream, folders: Iterable[Path], ref: ModelRef | None, write: bool, step: Step
+    *,
+    cache: Callable[[], ModelCache],
+    upstream: Callable[[], Upstream],
+    folders: Iterable[Path],
+    ref: ModelRef | None,
+    write: bool,
+    step: Step,
 ) -> DoctorReport:
     """
     Check this Python, the *folders* that a restore writes to, the store and the authority; raises nothing that a check can say.
 
-    With *write* the store's capability probe runs, which writes a few small objects and removes them. With *ref*
+    *cache* and *upstream* open what they are called for, and may raise: that is a failed check. With *write* the store's
+    capability probe runs, which writes a few small objects and removes them, unless the store could not be opened or is
+    none that this version writes. With *ref*
     the authority is asked for it, which proves network, proxy, certificates and token at once.
     """
     checks = [
         Check("python", "ok", f"{platform.python_version()} ({sys.executable}) on {platform.platform()}"),
         *(_attempt(f"folder {folder}", partial(_folder, folder)) for folder in dict.fromkeys([*folders, step.state])),
-        _attempt("store", lambda: _marker(cache)),
+        _attempt("store", lambda: _marker(cache())),
     ]
-    if write:
-        checks.append(_attempt("store writes", lambda: _probe(cache)))
+    if write and checks[-1].status == "ok":
+        checks.append(_attempt("store writes", lambda: _probe(cache())))
     if ref is not None:
-        checks.append(_attempt("upstream", lambda: _upstream(upstream, ref)))
+        checks.append(_attempt("upstream", lambda: _upstream(upstream(), ref)))
     return DoctorReport(tuple(checks))
 
 
@@ -76,10 +85,15 @@ def _attempt(name: str, look: Callable[[], Check]) -> Check:
     except ModelCacheError as error:
         return Check(name, "failed", error.message, error.hint or "", error.exit_code)
     except OSError as error:
-        return Check(name, "failed", str(error), "check the folder's owner and permissions", 2)
+        return Check(name, "failed", str(error), "check the disk that it is on", 1)
 
 
 def _folder(folder: Path) -> Check:
+    with explaining_full_disk(folder), explaining_refusal(folder):
+        return _try(folder)
+
+
+def _try(folder: Path) -> Check:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".landing-"):
         free = shutil.disk_usage(folder).free
@@ -95,6 +109,7 @@ def _marker(cache: ModelCache) -> Check:
 
 
 def _probe(cache: ModelCache) -> Check:
+    cache.check_writable()
     capabilities = to_plain(probe(cache.store, random=cache.random))
     found = ", ".join(f"{name}: {value}" for name, value in sorted(capabilities.items()))
     weak = capabilities["create_only"] != "atomic"
