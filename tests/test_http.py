@@ -203,6 +203,15 @@ def test_an_unknown_ca_is_a_setting_to_mend_and_is_not_tried_again(
     assert pauses == []
 
 
+def test_a_server_that_speaks_no_tls_is_a_setting_to_mend_and_is_not_tried_again(
+    hub: LoopbackHub, endpoint: MakeEndpoint, pauses: list[float]
+) -> None:
+    with pytest.raises(ConfigError, match="speaks no TLS") as caught:
+        endpoint(hub.url.replace("http:", "https:")).resolve(REF)
+    assert "http://" in str(caught.value.hint)
+    assert pauses == []
+
+
 def test_a_certificate_for_another_name_is_refused(ca: trustme.CA, endpoint: MakeEndpoint, bundle: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("huggingface.co").configure_cert(context)

@@ -601,6 +601,15 @@ def test_intents_that_cannot_be_removed_do_not_hide_why_a_writer_failed(store: D
     assert any("reading refs/" in note for note in caught.value.__notes__)
 
 
+def test_a_writer_that_is_refused_speaks_of_no_intent(store: DirectoryStore, caplog: pytest.LogCaptureFixture) -> None:
+    denied = Failing(store, lambda: AccessDenied("read only"), touching("", "write", "delete"))
+    recording = Recording(denied)
+    with pytest.raises(AccessDenied):
+        publish(cache_in(recording))
+    assert recording.keys("delete") == []
+    assert caplog.messages == []
+
+
 # Crashes
 
 

@@ -302,7 +302,18 @@ def test_a_store_that_may_not_be_written_stays_wrong_and_the_report_says_so(plac
     report = placed.restore()
     assert report.mended == (MODEL,)
     assert "could not be mended" in report.warnings[0]
+    assert "give --mode read where the store is not to be written" in report.warnings[0]
     assert files_in(placed.folder / "model") == TINY
+
+
+def test_a_restore_that_may_not_write_the_store_says_that_it_is_wrong_still(placed: Bench) -> None:
+    placed.fetch()
+    swap(placed.blob(WEIGHTS), flipped(WEIGHTS))
+    report = placed.restore(save=False)
+    assert report.mended == (MODEL,)
+    assert [warning.partition(" in ")[0] for warning in report.warnings] == [f"{MODEL} is still missing or wrong"]
+    assert files_in(placed.folder / "model") == TINY
+    assert placed.blob(WEIGHTS).read_bytes() == flipped(WEIGHTS)
 
 
 def test_a_blob_altered_through_a_hard_link_in_a_hub_cache_is_mended_in_both(bench: Bench) -> None:

@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from contextlib import suppress
+from copy import copy
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
@@ -90,6 +91,7 @@ class ModelCache:
         self.now = now
         self.random = random
         self._checked = False
+        self._refusal: IntegrityError | StoreUnsupported | None = None
         self._format = FORMAT
 
     @property
@@ -107,9 +109,15 @@ class ModelCache:
     def marker(self) -> Marker:
         """The store's marker; raises `ObjectNotFound` for a store that nobody has initialised."""
         where = f"{self.url}/{keys.MARKER}"
-        marker = once_more(
-            lambda: Marker.from_json(self._unchecked_document(keys.MARKER), where), doing=f"reading {where}"
-        )
+        try:
+            marker = once_more(
+                lambda: Marker.from_json(self._unchecked_document(keys.MARKER), where), doing=f"reading {where}"
+            )
+        except IntegrityError as error:
+            error.hint = (
+                error.hint or "somebody altered it: put the old one back, or remove it, and a save writes it anew"
+            )
+            raise
         self._format, self._checked = marker.format, True
         return marker
 
@@ -128,9 +136,16 @@ class ModelCache:
 
     def check_format(self) -> None:
         """Refuse a store of a later format, once; one without a marker is empty and of any format."""
+        if self._refusal is not None:
+            raise copy(self._refusal)
         if not self._checked:
-            with suppress(ObjectNotFound):
+            try:
                 self.marker()
+            except ObjectNotFound as absent:
+                _log.debug("%s", absent)
+            except (IntegrityError, StoreUnsupported) as error:
+                self._refusal = error
+                raise
             self._checked = True
 
     def check_writable(self) -> None:

@@ -18,12 +18,14 @@ from attrs import evolve
 from ci_modelcache.cache import keys
 from ci_modelcache.cache.records import IntentRecord, RefRecord
 from ci_modelcache.errors import (
+    AccessDenied,
     AlreadyExists,
     IntegrityError,
     ModelCacheError,
     ObjectNotFound,
     SnapshotConflict,
     SnapshotNotFound,
+    StoreUnsupported,
     Unavailable,
 )
 from ci_modelcache.model.digest import LEAF_SIZE, Digest, verified
@@ -111,7 +113,11 @@ class Publication:
         # again would hide that it was gone for a while, and that blobs were condemned meanwhile.
         key = keys.intent(self._ulid, len(self._intents) + 1)
         self._intents.append(key)
-        self._cache.put_document(key, to_json(IntentRecord(tuple(sorted(digests)), self._write_id)))
+        try:
+            self._cache.put_document(key, to_json(IntentRecord(tuple(sorted(digests)), self._write_id)))
+        except (AccessDenied, StoreUnsupported):
+            self._intents.remove(key)  # it was refused, so there is nothing to remove at the end
+            raise
         self._needed.append(key)
         self._renewed = self._cache.now()
 

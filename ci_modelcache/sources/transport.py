@@ -32,6 +32,7 @@ _SLOW_TO_CONNECT = (requests.exceptions.ConnectTimeout,)
 _SILENT = (TimeoutError, urllib3.exceptions.ReadTimeoutError)
 _CUT_SHORT = (http.client.IncompleteRead,)
 _ENDED = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError, ssl.SSLEOFError)
+_NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 
@@ -86,6 +87,9 @@ def _certificate(causes: list[BaseException], doing: str) -> ModelCacheError | N
 
 
 def _setting(error: BaseException, causes: list[BaseException], doing: str) -> ModelCacheError | None:
+    if any(isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS for cause in causes):
+        hint = "if it is a server of plain HTTP, write http:// instead of https://; check HTTPS_PROXY too"
+        return ConfigError(f"{doing}: whoever answers there speaks no TLS", hint=hint)
     if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)):
         return ConfigError(f"{doing}: {_said(causes)}", hint="check the endpoint, HTTP_PROXY and HTTPS_PROXY")
     if "CA certificate bundle" in str(error):

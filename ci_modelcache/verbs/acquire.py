@@ -23,7 +23,7 @@ from ci_modelcache.verbs.deliver import NOT_WRITABLE, is_stored, listed_of, obta
 from ci_modelcache.verbs.ingest import entry_of, ingest
 from ci_modelcache.verbs.initialise import initialise
 from ci_modelcache.verbs.placing import Placement, by_links, carry_out, contents, plan
-from ci_modelcache.verbs.publish import fingerprint, publish
+from ci_modelcache.verbs.publish import fingerprint, publish, unwritten
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +61,7 @@ def acquire(snapshot: SnapshotId, files: tuple[ListedFile, ...], route: Route) -
         _require_room(files, route)
     except (AccessDenied, NoSpace, StoreUnsupported) as error:
         _log.warning("restoring without the store: %s", error)
-        why = f"{snapshot} was restored but not saved: {error}"
+        why = f"{snapshot} was restored but not saved: {unwritten(error)}"
         return evolve(_land_all(snapshot, files, route), unsaved=(why,))
     ingested = ingest(
         snapshot,

@@ -31,7 +31,7 @@ from ci_modelcache.transfer.land import explaining_full_disk, explaining_refusal
 from ci_modelcache.transfer.place import place
 from ci_modelcache.transfer.receipts import Receipts
 from ci_modelcache.transfer.streams import read_through
-from ci_modelcache.verbs.publish import read_file
+from ci_modelcache.verbs.publish import read_file, unwritten
 from ci_modelcache.verbs.receive import Inbound, receive
 from ci_modelcache.verbs.step import Step
 
@@ -235,14 +235,16 @@ def _from_elsewhere(file: ListedFile, failure: ModelCacheError, route: Route) ->
 def _mend(file: ListedFile, digest: Digest, route: Route) -> str:
     """Give the store the right bytes of *file*; returns why that cannot be, or nothing."""
     if not route.save:
-        return ""
+        why = f"{file.path} is still missing or wrong in {route.cache.url}: this run may not write there"
+        _log.warning("%s", why)
+        return why
     content = route.layout.content(file)
     try:
         with Publication(route.cache) as publication:
             publication.announce([digest])
             publication.put_blob(file.expected, digest, read_file(content), what=str(content))
     except NOT_WRITABLE as error:
-        why = f"{file.path} could not be mended in {route.cache.url}: {error}"
+        why = f"{file.path} could not be mended in {route.cache.url}: {unwritten(error)}"
         _log.warning("%s", why)
         return why
     _log.warning("%s was mended in %s", file.path, route.cache.url)

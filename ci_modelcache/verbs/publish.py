@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ci_modelcache.cache.publication import Publication
-from ci_modelcache.errors import AccessDenied, IntegrityError, Unavailable
+from ci_modelcache.errors import AccessDenied, IntegrityError, ModelCacheError, Unavailable
 from ci_modelcache.model.digest import Expected, verified
 from ci_modelcache.transfer.parallel import for_each
 
@@ -46,6 +46,15 @@ def fingerprint(path: Path, expected: Expected) -> Fingerprint:
     for _ in verified(read_file(path), expected, str(path), into=hasher):
         pass
     return hasher.finish()
+
+
+def unwritten(error: ModelCacheError) -> str:
+    """*error*, because of which the store was not written, for a warning; after a refusal with what makes it the last one."""
+    return (
+        f"{error}; give --mode read where the store is not to be written"
+        if isinstance(error, AccessDenied)
+        else str(error)
+    )
 
 
 def publish(

@@ -23,6 +23,7 @@ from ci_modelcache.verbs.acquire import acquire, save_acquired
 from ci_modelcache.verbs.deliver import NOT_WRITABLE, Route, instead_of, is_stored, listed_of
 from ci_modelcache.verbs.ingest import selected
 from ci_modelcache.verbs.placing import Placement, carry_out, plan
+from ci_modelcache.verbs.publish import unwritten
 from ci_modelcache.verbs.resolve import AUTHORITY, LOCAL, LOCK, STORE, Resolution, note_head, resolve, resolve_now
 
 if TYPE_CHECKING:
@@ -340,7 +341,7 @@ def _note(wanted: _Wanted, route: Route) -> tuple[str, ...]:
     try:
         note_head(wanted.ref, wanted.resolution, cache=route.cache, host=route.upstream.host)
     except NOT_WRITABLE as error:
-        why = f"the store could not be told what {wanted.ref} means: {error}"
+        why = f"the store could not be told what {wanted.ref} means: {unwritten(error)}"
         _log.warning("%s", why)
         return (why,)
     return ()
