@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from ci_modelcache.transfer.deadline import Deadline
     from ci_modelcache.transfer.retry import RetryPolicy
     from ci_modelcache.verbs.fetch import FetchReport, fetch
-    from ci_modelcache.verbs.restore import RestoreOptions, RestoreReport, restore
+    from ci_modelcache.verbs.restore import RestoreReport, restore
     from ci_modelcache.verbs.save import SaveReport, save
     from ci_modelcache.verbs.step import Step
     from ci_modelcache.verbs.verify import VerifyReport, verify
+    from ci_modelcache.verbs.wanted import RestoreOptions
 
 __all__ = (  # noqa: RUF022  # in the order in which they are needed
     "errors",
@@ -73,7 +74,7 @@ _HOMES = {
     "ModelRef": "model.ref",
     "PlainLayout": "layouts.plain",
     "RepoType": "model.ref",
-    "RestoreOptions": "verbs.restore",
+    "RestoreOptions": "verbs.wanted",
     "RestoreReport": "verbs.restore",
     "RetryPolicy": "transfer.retry",
     "SaveReport": "verbs.save",

@@ -10,7 +10,8 @@ from ci_modelcache.cli.command import verb
 from ci_modelcache.cli.reports import restored
 from ci_modelcache.cli.targets import Asked, folders, locks, selecting, targets
 from ci_modelcache.errors import ConfigError
-from ci_modelcache.verbs.restore import RestoreOptions, RestoreReport, restore
+from ci_modelcache.verbs.restore import RestoreReport, restore
+from ci_modelcache.verbs.wanted import RestoreOptions
 
 if TYPE_CHECKING:
     from ci_modelcache.cli.run import Run
@@ -58,7 +59,7 @@ def command(
     if force_download and fail_on_miss:
         msg = "--force-download fetches everything, and --fail-on-miss forbids to fetch anything"
         raise ConfigError(msg, hint="give one of the two")
-    run.forced = force_download
+    run.forced, run.trusting = force_download, True
     asked, held = Asked(**given), locks(run.config, locked=locked, check=not given["refs"])
     chosen = targets(asked, run.config, locks=held)
     cache, reports = run.cache(), list[RestoreReport]()

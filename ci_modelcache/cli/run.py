@@ -53,6 +53,8 @@ class Run:
         self._deadline = Deadline(config.deadline, account=self._account)
         self.forced = False
         """Whether nothing that is remembered of upstream counts; to be set before `upstream` is made."""
+        self.trusting = False
+        """Whether this command may believe a mirror about what a revision means, where the settings say so; to be set as above."""
 
     # --- what is shown
 
@@ -139,6 +141,7 @@ class Run:
             events=self.ledger,
             all_together=self.throttle,
             forced=self.forced,
+            trusting=self.trusting,
         )
 
     @cached_property

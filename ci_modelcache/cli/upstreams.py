@@ -44,7 +44,8 @@ class Upstreams:
     """
     Everybody that *config* lets one command ask, with the patience of *retry*.
 
-    *all_together* slows all transfers down to a limit that they share. *forced*: nothing that is remembered of upstream counts.
+    *all_together* slows all transfers down to a limit that they share. *forced*: nothing that is remembered of upstream counts. *trusting*:
+    mirrors that the settings trust may be believed about what a revision means; a store or lock is not made by their word.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Upstreams:
         events: Events,
         all_together: Throttle,
         forced: bool = False,
+        trusting: bool = False,
     ) -> None:
         self._config = config
         self._secrets = secrets
@@ -63,6 +65,7 @@ class Upstreams:
         self._events = events
         self._all_together = all_together
         self._forced = forced
+        self._trusting = trusting
         self.standing = Standing(config.state / "mirrors.json")
 
     @cached_property
@@ -104,7 +107,7 @@ class Upstreams:
             self.standing.save({source.url: source.health for source in router.sources if source.health.attempts})
 
     def _is_trusted(self, mirror: Mirror) -> bool:
-        return mirror.trust or self._config.trust_mirror_metadata
+        return self._trusting and (mirror.trust or self._config.trust_mirror_metadata)
 
     def _sources(self) -> Iterator[tuple[int, Mirror | None, ByteSource]]:
         """Priority, mirror and source of each, each URL once; the authority among them, or else last."""

@@ -12,7 +12,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from ci_modelcache.errors import AccessDenied, NoSpace, StoreUnsupported
 from ci_modelcache.model.digest import LEAF_SIZE, Fingerprint
@@ -49,6 +49,9 @@ class Acquired:
     saved: bool
     leaf_lists: tuple[bytes, ...] = ()
     unsaved: tuple[str, ...] = ()
+    sources: dict[str, int] = field(factory=dict)
+    """Bytes by the URL of the upstream that sent them."""
+    warnings: tuple[str, ...] = ()
 
 
 def acquire(snapshot: SnapshotId, files: tuple[ListedFile, ...], route: Route) -> Acquired:
@@ -73,7 +76,14 @@ def acquire(snapshot: SnapshotId, files: tuple[ListedFile, ...], route: Route) -
         force=route.force,
     )
     placement = carry_out(plan(map(listed_of, ingested.manifest.files), route), route)
-    return Acquired(ingested.manifest, placement, ingested.received + placement.downloaded, saved=True)
+    return Acquired(
+        ingested.manifest,
+        placement,
+        ingested.received + placement.downloaded,
+        saved=True,
+        sources=ingested.sources,
+        warnings=ingested.warnings,
+    )
 
 
 def save_acquired(acquired: Acquired, route: Route) -> tuple[str, ...]:
@@ -97,7 +107,7 @@ def save_acquired(acquired: Acquired, route: Route) -> tuple[str, ...]:
             force=route.force,
         )
     except NOT_WRITABLE as error:
-        why = f"{manifest.id} was restored but not saved: {error}"
+        why = f"{manifest.id} was restored but not saved: {unwritten(error)}"
         _log.warning("%s", why)
         return (why,)
     return ()
@@ -124,6 +134,7 @@ def _land_all(snapshot: SnapshotId, files: tuple[ListedFile, ...], route: Route)
         manifest=Manifest(snapshot.host, snapshot.type, snapshot.repo, snapshot.commit, snapshot.selection, entries),
         placement=placement,
         received=placement.downloaded,
+        sources=placement.sources,
         saved=False,
         leaf_lists=tuple(one.leaf_list for one in seen.values() if one.leaf_list is not None),
     )

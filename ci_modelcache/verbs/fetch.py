@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import field, frozen
 
 from ci_modelcache.cache.publication import published
 from ci_modelcache.errors import IntegrityError, SnapshotNotFound
 from ci_modelcache.model.ref import ModelRef, SnapshotId
-from ci_modelcache.verbs.ingest import ingest, selected
+from ci_modelcache.verbs.ingest import Ingested, ingest, selected
 from ci_modelcache.verbs.initialise import initialise
 from ci_modelcache.verbs.resolve import note_head, resolve_now
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ci_modelcache.model.manifest import Manifest
     from ci_modelcache.model.selection import Selection
     from ci_modelcache.sources.protocol import Upstream
-    from ci_modelcache.verbs.ingest import Ingested
     from ci_modelcache.verbs.step import Step
 
 _log = logging.getLogger(__name__)
@@ -45,6 +44,9 @@ class FetchReport:
     size: int
     bytes_downloaded: int
     seconds: float
+    mirrors: dict[str, int] = field(factory=dict)
+    """Bytes by the URL of the upstream that sent them."""
+    warnings: tuple[str, ...] = ()
 
 
 def fetch(
@@ -67,11 +69,12 @@ def fetch(
     resolution = resolve_now(ref, cache=cache, upstream=upstream, force=force)
     snapshot = SnapshotId(upstream.host, ref.type, ref.repo, resolution.commit, selection.id)
     try:
-        manifest, received, result = _stored(snapshot, cache, force=force), 0, HIT
+        ingested, result = Ingested(_stored(snapshot, cache, force=force), received=0), HIT
     except (SnapshotNotFound, IntegrityError) as why:
         _log.log(logging.WARNING if isinstance(why, IntegrityError) else logging.DEBUG, "fetching, because %s", why)
         ingested = ingest_listed(snapshot, ref, selection, cache=cache, upstream=upstream, step=step, force=force)
-        manifest, received, result = ingested.manifest, ingested.received, MISS
+        result = MISS
+    manifest = ingested.manifest
     note_head(ref, resolution, cache=cache, host=upstream.host)
     return FetchReport(
         ref=str(ref),
@@ -84,8 +87,10 @@ def fetch(
         digest=manifest.set_digest.hex,
         files=len(manifest.files),
         size=manifest.size,
-        bytes_downloaded=received,
+        bytes_downloaded=ingested.received,
         seconds=step.clock() - started,
+        mirrors=ingested.sources,
+        warnings=ingested.warnings,
     )
 
 

@@ -10,6 +10,7 @@ from attrs import field, frozen
 from ci_modelcache.cache.answers import keep_answer, known_answer
 from ci_modelcache.cache.records import HUB, SAVED
 from ci_modelcache.errors import AccessDenied, ConfigError, IntegrityError, RateLimited, SnapshotNotFound, Unavailable
+from ci_modelcache.sources.mirrors import Mirrors
 from ci_modelcache.sources.protocol import Meaning
 from ci_modelcache.transfer.deadline import format_duration
 
@@ -26,6 +27,7 @@ STORE = "store"
 AUTHORITY = "authority"
 LOCK = "lock"
 LOCAL = "local"
+MIRROR = "mirror"
 
 PATIENCE = 10.0
 """Seconds that an authority is waited for when the store knows what the branch meant last."""
@@ -109,7 +111,12 @@ def _ask(
     meaning = upstream.resolve(ref, known=known, patience=patience)
     if meaning is known:
         _log.debug("%s says that %s is %s as before", upstream.url, ref, meaning.commit)
-    return Resolution(meaning.commit, AUTHORITY, news=() if meaning is known else (meaning,))
+    return Resolution(meaning.commit, word_of(upstream), news=() if meaning is known else (meaning,))
+
+
+def word_of(upstream: Upstream) -> str:
+    """Whose word *upstream* gave last: that of the authority, or of a mirror which stood in for it."""
+    return MIRROR if isinstance(upstream, Mirrors) and upstream.believed is not None else AUTHORITY
 
 
 def _why(error: Unavailable | SnapshotNotFound) -> str:

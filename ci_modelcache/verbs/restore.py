@@ -10,10 +10,8 @@ from attrs import evolve, field, frozen
 
 from ci_modelcache.errors import ConfigError, DigestMismatch, IntegrityError, ObjectNotFound, SnapshotNotFound
 from ci_modelcache.layouts.inside import explaining_denial
-from ci_modelcache.model.lock import Lock
 from ci_modelcache.model.manifest import Manifest
-from ci_modelcache.model.ref import ModelRef, SnapshotId
-from ci_modelcache.model.selection import ALL, Selection
+from ci_modelcache.model.selection import ALL
 from ci_modelcache.sources.offline import Offline
 from ci_modelcache.transfer.exclusive import exclusive
 from ci_modelcache.transfer.land import explaining_full_disk, sweep
@@ -24,7 +22,8 @@ from ci_modelcache.verbs.deliver import NOT_WRITABLE, Route, instead_of, is_stor
 from ci_modelcache.verbs.ingest import selected
 from ci_modelcache.verbs.placing import Placement, carry_out, plan
 from ci_modelcache.verbs.publish import unwritten
-from ci_modelcache.verbs.resolve import AUTHORITY, LOCAL, LOCK, STORE, Resolution, note_head, resolve, resolve_now
+from ci_modelcache.verbs.resolve import LOCAL, LOCK, MIRROR, STORE, note_head, word_of
+from ci_modelcache.verbs.wanted import RestoreOptions, Wanted, find_wanted, name_of, place_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from ci_modelcache.layouts.protocol import Layout
     from ci_modelcache.model.listing import ListedFile
     from ci_modelcache.model.manifest import FileEntry
+    from ci_modelcache.model.ref import ModelRef
     from ci_modelcache.sources.protocol import Upstream
     from ci_modelcache.verbs.step import Step
 
@@ -40,28 +40,6 @@ _log = logging.getLogger(__name__)
 
 HIT = "hit"
 MISS = "miss"
-_HOUR = 3600.0
-
-
-@frozen
-class RestoreOptions:
-    """
-    How to restore.
-
-    *locks*: the lock that the snapshot must be in, or none when it need not be. *save*: whether the store may be written.
-    *fail_on_miss*: ask nobody else for what the store lacks. *revision_ttl*: for how many seconds the store is believed about
-    a branch. *force*: believe nothing that is here; ask upstream for everything again, and replace what the destination and the store have.
-    """
-
-    selection: Selection = field(factory=Selection)
-    locks: tuple[Lock, ...] = ()
-    save: bool = True
-    fail_on_miss: bool = False
-    prune_extra: bool = False
-    revision_ttl: float = _HOUR
-    force: bool = False
-
-
 DEFAULT = RestoreOptions()
 
 
@@ -77,7 +55,7 @@ class RestoreReport:
     """``local``: complete already. ``hit``: the store had it. ``miss``: it was fetched from upstream."""
     source: str
     anchor: str
-    """By whose word these are the right bytes: ``lock``, ``authority``, ``store`` or ``local`` (an earlier restore)."""
+    """By whose word these are the right bytes: ``lock``, ``authority``, ``store`` ``local`` (an earlier restore), or ``mirror``."""
     stale: bool
     manifest: str
     digest: str
@@ -96,27 +74,8 @@ class RestoreReport:
     saved: bool
     warnings: tuple[str, ...]
     seconds: float
-
-
-@frozen
-class _Wanted:
-    """The snapshot to restore, as *ref* asked for it, and its manifest when the lock or an earlier restore tells it."""
-
-    ref: ModelRef
-    snapshot: SnapshotId
-    selection: Selection
-    resolution: Resolution
-    anchor: str
-    manifests: tuple[Manifest, ...] = ()
-
-    @property
-    def locked(self) -> tuple[Manifest, ...]:
-        """The manifest that stands above all others, or nothing."""
-        return self.manifests if self.anchor == LOCK else ()
-
-    @property
-    def is_full(self) -> bool:
-        return self.snapshot.selection == ALL
+    mirrors: dict[str, int] = field(factory=dict)
+    """Bytes by the URL of the upstream that sent them."""
 
 
 @frozen
@@ -128,6 +87,7 @@ class _Done:
     received: int = 0
     warnings: tuple[str, ...] = ()
     saved: bool = False
+    mirrors: dict[str, int] = field(factory=dict)
 
 
 def restore(
@@ -152,11 +112,11 @@ def restore(
     with (
         explaining_denial(layout.root),
         explaining_full_disk(layout.root),
-        exclusive(_place(layout), folder=step.state / "locks", deadline=step.deadline),
+        exclusive(place_of(layout), folder=step.state / "locks", deadline=step.deadline),
         closing(Receipts(step.state / "receipts.sqlite")) as receipts,
     ):
         sweep(layout.staging)
-        wanted = _wanted(ref, layout, receipts, cache=cache, upstream=upstream, options=options)
+        wanted = find_wanted(ref, layout, receipts, cache=cache, upstream=upstream, options=options)
         source = Offline(upstream.host, why="--fail-on-miss is set") if options.fail_on_miss else upstream
         pinned = ref.at(wanted.snapshot.commit)
         route = Route(pinned, layout, cache, source, receipts, step, options.save, force=options.force)
@@ -164,7 +124,7 @@ def restore(
         extra = layout.extra(done.manifest)  # noqa: S610  # a layout, not Django
         if options.prune_extra:
             layout.prune(extra)
-        receipts.note_snapshot(_place(layout), _name(wanted.snapshot), done.manifest.to_json())
+        receipts.note_snapshot(place_of(layout), name_of(wanted.snapshot), done.manifest.to_json())
     return RestoreReport(
         ref=str(ref),
         commit=wanted.snapshot.commit,
@@ -189,6 +149,7 @@ def restore(
         saved=done.saved,
         warnings=(*done.warnings, *done.placement.warnings),
         seconds=step.clock() - started,
+        mirrors=done.mirrors,
     )
 
 
@@ -200,41 +161,7 @@ def _refuse_to_prune(layout: Layout, ours: tuple[Path, ...]) -> None:
             raise ConfigError(msg, hint="restore into a folder of its own")
 
 
-def _place(layout: Layout) -> str:
-    """One name for one destination, from wherever and by whatever links it is called."""
-    return str(layout.root.resolve())
-
-
-def _name(snapshot: SnapshotId) -> str:
-    return f"{snapshot.host}/{snapshot}"
-
-
-def _wanted(
-    ref: ModelRef,
-    layout: Layout,
-    receipts: Receipts,
-    *,
-    cache: ModelCache,
-    upstream: Upstream,
-    options: RestoreOptions,
-) -> _Wanted:
-    selection = options.selection
-    for lock in options.locks:
-        manifest = lock.find(ref, selection).to_manifest()
-        return _Wanted(ref, manifest.id, selection, Resolution(manifest.commit, LOCK), LOCK, (manifest,))
-    if options.force:
-        resolution = resolve_now(ref, cache=cache, upstream=upstream, force=True)
-    else:
-        resolution = resolve(ref, cache=cache, upstream=upstream, revision_ttl=options.revision_ttl)
-    snapshot = SnapshotId(upstream.host, ref.type, ref.repo, resolution.commit, selection.id)
-    try:
-        noted = Manifest.from_json(receipts.snapshot_at(_place(layout), _name(snapshot)))
-    except ObjectNotFound:
-        return _Wanted(ref, snapshot, selection, resolution, STORE)
-    return _Wanted(ref, snapshot, selection, resolution, LOCAL, (noted,))
-
-
-def _restore(wanted: _Wanted, route: Route) -> _Done:
+def _restore(wanted: Wanted, route: Route) -> _Done:
     """
     There are three cases, tried in this order:
     1. The manifest is known here, and every file is in place.
@@ -260,10 +187,11 @@ def _restore(wanted: _Wanted, route: Route) -> _Done:
     placement = carry_out(plan(map(listed_of, manifest.files), route), route)
     _publish(manifest, wanted, route)
     anchor = LOCK if wanted.locked else STORE
-    return _Done(manifest, HIT, anchor, placement, placement.downloaded, _note(wanted, route))
+    said = _note(wanted, route)
+    return _Done(manifest, HIT, anchor, placement, placement.downloaded, said, mirrors=placement.sources)
 
 
-def _stored(wanted: _Wanted, route: Route) -> Manifest:
+def _stored(wanted: Wanted, route: Route) -> Manifest:
     """The manifest to restore from the store; a lock's stands above the store's own, and needs the blobs alone."""
     for locked in wanted.locked:
         try:
@@ -299,8 +227,14 @@ def _has_all(manifest: Manifest, route: Route) -> bool:
     return True
 
 
-def _fetched(wanted: _Wanted, files: tuple[ListedFile, ...], route: Route) -> _Done:
+def _fetched(wanted: Wanted, files: tuple[ListedFile, ...], route: Route) -> _Done:
     """Restore from upstream what the store does not have, or has wrong."""
+    anchor = LOCK if wanted.locked else word_of(route.upstream)
+    believed: tuple[str, ...] = ()
+    if anchor == MIRROR:
+        # Whoever reads the store later believes it; nobody told him that a mirror's word is in it.
+        route = evolve(route, save=False)
+        believed = (f"which files {wanted.snapshot} has was said by a mirror, not by {route.upstream.host}: not saved",)
     acquired = acquire(wanted.snapshot, files, route)
     for locked in wanted.locked:
         if acquired.manifest != locked:
@@ -316,25 +250,26 @@ def _fetched(wanted: _Wanted, files: tuple[ListedFile, ...], route: Route) -> _D
     return _Done(
         manifest=acquired.manifest,
         result=MISS,
-        anchor=LOCK if wanted.locked else AUTHORITY,
+        anchor=anchor,
         placement=acquired.placement,
         received=acquired.received,
-        warnings=(*unsaved, *_note(wanted, route)),
+        warnings=(*believed, *acquired.warnings, *unsaved, *_note(wanted, route)),
         saved=route.save and not unsaved,
+        mirrors=acquired.sources,
     )
 
 
-def _publish(manifest: Manifest, wanted: _Wanted, route: Route) -> None:
+def _publish(manifest: Manifest, wanted: Wanted, route: Route) -> None:
     route.layout.publish(manifest, wanted.ref, full=wanted.is_full, receipts=route.receipts)
 
 
-def _listing(wanted: _Wanted, route: Route) -> tuple[ListedFile, ...]:
+def _listing(wanted: Wanted, route: Route) -> tuple[ListedFile, ...]:
     for locked in wanted.locked:
         return tuple(map(listed_of, locked.files))
     return selected(route.upstream.listing(wanted.ref, wanted.snapshot.commit).files, wanted.selection, wanted.ref)
 
 
-def _note(wanted: _Wanted, route: Route) -> tuple[str, ...]:
+def _note(wanted: Wanted, route: Route) -> tuple[str, ...]:
     """Tell the store what a branch means now; returns why that could not be done, or nothing."""
     if not route.save:
         return ()

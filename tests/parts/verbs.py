@@ -23,9 +23,10 @@ from ci_modelcache.transfer.deadline import Deadline
 from ci_modelcache.transfer.retry import RetryPolicy
 from ci_modelcache.verbs.fetch import FetchReport, fetch
 from ci_modelcache.verbs.lock import LockReport, lock
-from ci_modelcache.verbs.restore import RestoreOptions, RestoreReport, restore
+from ci_modelcache.verbs.restore import RestoreReport, restore
 from ci_modelcache.verbs.save import SaveReport, save
 from ci_modelcache.verbs.step import Step
+from ci_modelcache.verbs.wanted import RestoreOptions
 from tests.parts.stores import Passing, Recording, content
 
 if TYPE_CHECKING:

@@ -1,0 +1,101 @@
+"""The only module that decides which snapshot a restore is about, and what is known of it beforehand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen
+
+from ci_modelcache.errors import ObjectNotFound
+from ci_modelcache.model.lock import Lock
+from ci_modelcache.model.manifest import Manifest
+from ci_modelcache.model.ref import ModelRef, SnapshotId
+from ci_modelcache.model.selection import ALL, Selection
+from ci_modelcache.verbs.resolve import LOCAL, LOCK, STORE, Resolution, resolve, resolve_now
+
+if TYPE_CHECKING:
+    from ci_modelcache.cache.modelcache import ModelCache
+    from ci_modelcache.layouts.protocol import Layout
+    from ci_modelcache.sources.protocol import Upstream
+    from ci_modelcache.transfer.receipts import Receipts
+
+_HOUR = 3600.0
+
+
+@frozen
+class RestoreOptions:
+    """
+    How to restore.
+
+    *locks*: the lock that the snapshot must be in, or none when it need not be. *save*: whether the store may be written.
+    *fail_on_miss*: ask nobody else for what the store lacks. *revision_ttl*: for how many seconds the store is believed about
+    a branch. *force*: believe nothing that is here; ask upstream for everything again, and replace what the destination and the store have.
+    """
+
+    selection: Selection = field(factory=Selection)
+    locks: tuple[Lock, ...] = ()
+    save: bool = True
+    fail_on_miss: bool = False
+    prune_extra: bool = False
+    revision_ttl: float = _HOUR
+    force: bool = False
+
+
+DEFAULT = RestoreOptions()
+
+
+@frozen
+class Wanted:
+    """The snapshot to restore, as *ref* asked for it, and its manifest when the lock or an earlier restore tells it."""
+
+    ref: ModelRef
+    snapshot: SnapshotId
+    selection: Selection
+    resolution: Resolution
+    anchor: str
+    manifests: tuple[Manifest, ...] = ()
+
+    @property
+    def locked(self) -> tuple[Manifest, ...]:
+        """The manifest that stands above all others, or nothing."""
+        return self.manifests if self.anchor == LOCK else ()
+
+    @property
+    def is_full(self) -> bool:
+        return self.snapshot.selection == ALL
+
+
+def place_of(layout: Layout) -> str:
+    """One name for one destination, from wherever and by whatever links it is called."""
+    return str(layout.root.resolve())
+
+
+def name_of(snapshot: SnapshotId) -> str:
+    """One name for one snapshot of one host."""
+    return f"{snapshot.host}/{snapshot}"
+
+
+def find_wanted(
+    ref: ModelRef,
+    layout: Layout,
+    receipts: Receipts,
+    *,
+    cache: ModelCache,
+    upstream: Upstream,
+    options: RestoreOptions,
+) -> Wanted:
+    """What *ref* means, by the lock, the store, the authority, or an earlier restore at *layout*."""
+    selection = options.selection
+    for lock in options.locks:
+        manifest = lock.find(ref, selection).to_manifest()
+        return Wanted(ref, manifest.id, selection, Resolution(manifest.commit, LOCK), LOCK, (manifest,))
+    if options.force:
+        resolution = resolve_now(ref, cache=cache, upstream=upstream, force=True)
+    else:
+        resolution = resolve(ref, cache=cache, upstream=upstream, revision_ttl=options.revision_ttl)
+    snapshot = SnapshotId(upstream.host, ref.type, ref.repo, resolution.commit, selection.id)
+    try:
+        noted = Manifest.from_json(receipts.snapshot_at(place_of(layout), name_of(snapshot)))
+    except ObjectNotFound:
+        return Wanted(ref, snapshot, selection, resolution, STORE)
+    return Wanted(ref, snapshot, selection, resolution, LOCAL, (noted,))
