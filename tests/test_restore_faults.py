@@ -439,6 +439,13 @@ def test_an_unavailable_store_is_neither_a_miss_nor_asked_around(bench: Bench) -
     assert bench.hub.requests() == []
 
 
+def test_credentials_that_only_read_are_one_warning_that_says_how_to_run_without_it(placed: Bench) -> None:
+    placed.store = Failing(placed.disk, lambda: AccessDenied("denied"), touching("", "write", "delete"))
+    (warning,) = placed.restore().warnings
+    assert "was restored but not saved" in warning
+    assert warning.endswith("give --mode read where the store is not to be written")
+
+
 @pytest.mark.parametrize("error", [AccessDenied, Unavailable, NoSpace, DeadlineExceeded])
 def test_an_upload_that_fails_does_not_fail_what_is_restored(bench: Bench, error: type[ModelCacheError]) -> None:
     bench.store = Failing(bench.disk, lambda: error("not today"), touching("blobs/", "write"))

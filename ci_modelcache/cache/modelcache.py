@@ -108,15 +108,20 @@ class ModelCache:
 
     def marker(self) -> Marker:
         """The store's marker; raises `ObjectNotFound` for a store that nobody has initialised."""
+        if self._refusal is not None:
+            raise copy(self._refusal)
         where = f"{self.url}/{keys.MARKER}"
         try:
             marker = once_more(
                 lambda: Marker.from_json(self._unchecked_document(keys.MARKER), where), doing=f"reading {where}"
             )
         except IntegrityError as error:
-            error.hint = (
-                error.hint or "somebody altered it: put the old one back, or remove it, and a save writes it anew"
-            )
+            remedy = "somebody altered it: put the old one back, or remove it, and a save writes it anew"
+            error.hint = error.hint or remedy
+            self._refusal = error
+            raise
+        except StoreUnsupported as error:
+            self._refusal = error
             raise
         self._format, self._checked = marker.format, True
         return marker
@@ -136,16 +141,9 @@ class ModelCache:
 
     def check_format(self) -> None:
         """Refuse a store of a later format, once; one without a marker is empty and of any format."""
-        if self._refusal is not None:
-            raise copy(self._refusal)
         if not self._checked:
-            try:
+            with suppress(ObjectNotFound):
                 self.marker()
-            except ObjectNotFound as absent:
-                _log.debug("%s", absent)
-            except (IntegrityError, StoreUnsupported) as error:
-                self._refusal = error
-                raise
             self._checked = True
 
     def check_writable(self) -> None:
@@ -205,6 +203,7 @@ class ModelCache:
         return self._named_document(keys.leaves(digest), digest)
 
     def _named_document(self, canonical: str, digest: Digest) -> bytes:
+        self.check_format()
         failure: ObjectNotFound | IntegrityError = ObjectNotFound(canonical, self.url)
         for key in chain([canonical], (info.key for info in self._generations(canonical))):
             try:
@@ -325,6 +324,7 @@ class ModelCache:
 
     def _record(self, key: str, kind: type[T]) -> T:
         """The document *key* as a *kind*; one that cannot be read is asked for twice, for it may have been cut short."""
+        self.check_format()  # first: its verdict is about the store, and asking again for *key* would not change it
         where = f"{self.url}/{key}"
         return once_more(lambda: from_json(self.document(key), kind, where), doing=f"reading {where}")
 

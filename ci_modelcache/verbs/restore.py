@@ -22,6 +22,7 @@ from ci_modelcache.verbs.deliver import NOT_WRITABLE, Route, instead_of, is_stor
 from ci_modelcache.verbs.ingest import selected
 from ci_modelcache.verbs.placing import Placement, carry_out, plan
 from ci_modelcache.verbs.publish import unwritten
+from ci_modelcache.verbs.receive import senders
 from ci_modelcache.verbs.resolve import LOCAL, LOCK, MIRROR, STORE, note_head, word_of
 from ci_modelcache.verbs.wanted import RestoreOptions, Wanted, find_wanted, name_of, place_of
 
@@ -131,7 +132,7 @@ def restore(
         selection=wanted.snapshot.selection,
         path=str(layout.snapshot_path(wanted.snapshot.commit)),
         result=done.result,
-        source={LOCAL: str(layout.root), HIT: cache.url, MISS: upstream.url}[done.result],
+        source={LOCAL: str(layout.root), HIT: cache.url, MISS: senders(done.mirrors, upstream)}[done.result],
         anchor=done.anchor,
         stale=wanted.resolution.stale,
         manifest=done.manifest.digest.hex,
@@ -253,7 +254,7 @@ def _fetched(wanted: Wanted, files: tuple[ListedFile, ...], route: Route) -> _Do
         anchor=anchor,
         placement=acquired.placement,
         received=acquired.received,
-        warnings=(*believed, *acquired.warnings, *unsaved, *_note(wanted, route)),
+        warnings=(*believed, *acquired.warnings, *(unsaved or _note(wanted, route))),
         saved=route.save and not unsaved,
         mirrors=acquired.sources,
     )
