@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ci_modelcache.transfer.disk import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ci_modelcache.cli.shown import Row
     from ci_modelcache.demo.demonstrate import DemoReport
@@ -29,6 +29,7 @@ _WORD = {
     "authority": "the Hub",
     "store": "the store",
     "local": "an earlier restore",
+    "mirror": "a mirror, as the Hub could not be asked",
 }
 
 
@@ -56,12 +57,22 @@ def pinned(ref: str, commit: str) -> str:
     return f"{ref.rpartition('@')[0]}@{commit}"
 
 
+def _shares(sources: Mapping[str, int]) -> str:
+    """``https://a (71 %), https://b (29 %)``; a single one alone."""
+    total = sum(sources.values())
+    if len(sources) < 2 or not total:  # noqa: PLR2004  # one has no share
+        return ", ".join(sources)
+    most = sorted(sources.items(), key=lambda item: -item[1])
+    return ", ".join(f"{url} ({size / total:.0%})".replace("%", " %") for url, size in most)
+
+
 def restored(report: RestoreReport) -> Iterator[str]:
     """What `restore` did, for stderr: its stdout is the path."""
     how = {
         "local": "complete already",
         "hit": f"restored from {report.source}",
-        "miss": f"fetched from {report.source}" + (" and saved to the store" if report.saved else ""),
+        "miss": f"fetched from {_shares(report.mirrors) or report.source}"
+        + (" and saved to the store" if report.saved else ""),
     }[report.result]
     what = f"{count(report.files, 'file')}, {format_bytes(report.size)}, in {report.seconds:.1f} s"
     whose = _WORD.get(report.anchor, report.anchor)
@@ -82,7 +93,11 @@ def restored(report: RestoreReport) -> Iterator[str]:
 
 def fetched(report: FetchReport) -> str:
     """What `fetch` did, for stderr: its stdout is the pinned reference."""
-    how = "in the store already" if report.result == "hit" else f"fetched from {report.source} into {report.store}"
+    how = (
+        "in the store already"
+        if report.result == "hit"
+        else f"fetched from {_shares(report.mirrors) or report.source} into {report.store}"
+    )
     what = (
         f"{count(report.files, 'file')}, {format_bytes(report.size)}, {format_bytes(report.bytes_downloaded)} of it new"
     )

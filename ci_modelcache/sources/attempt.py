@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from ci_modelcache.errors import (
-    AccessDenied,
-    ConfigError,
-    IntegrityError,
-    ModelCacheError,
-    NotFound,
-    Unavailable,
-)
-from ci_modelcache.sources.health import Cause, cause_of
+from ci_modelcache.sources.health import FAULTS, Cause, cause_of
 from ci_modelcache.transfer.events import Attempt
 from ci_modelcache.transfer.watch import WINDOW, watched
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
+    from ci_modelcache.errors import ModelCacheError
     from ci_modelcache.sources.course import Course
     from ci_modelcache.sources.router import Source
-
-FAULTS = (Unavailable, NotFound, AccessDenied, IntegrityError, ConfigError)
-"""What a source may do wrong; everything else (a full disk, the deadline, a bug) is none of its faults, and passes."""
 
 
 class Reading:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import closing
 from functools import cached_property
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from ci_modelcache.transfer.partial import Partial, Stretch
     from ci_modelcache.transfer.retry import RetryPolicy
     from ci_modelcache.transfer.throttle import Throttle
+
+_log = logging.getLogger(__name__)
 
 _TURN = 0.05
 """Seconds until a connection that others have is asked for again."""
@@ -198,6 +201,7 @@ class Course:
     def convict(self, url: str, error: IntegrityError, how: str) -> None:
         """The source at *url* lied, which is proven: for a while it is asked for no other file either."""
         self.convicted.append(f"{url} sent wrong bytes: {how}")
+        _log.warning("%s; they were taken from others", self.convicted[-1])
         self.router.failed(self.source(url), error, self.file.path)
         self.trials.convict(url, error)
 

@@ -12,6 +12,7 @@ from attrs import define, field, frozen
 from ci_modelcache.errors import (
     AccessDenied,
     BrokenOff,
+    ConfigError,
     DigestMismatch,
     IntegrityError,
     Misanswer,
@@ -24,6 +25,9 @@ from ci_modelcache.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+FAULTS = (Unavailable, NotFound, AccessDenied, IntegrityError, ConfigError)
+"""What a source may do wrong; everything else (a full disk, the deadline, a bug) is none of its faults, and passes."""
 
 
 class Cause(StrEnum):
@@ -128,6 +132,8 @@ class Health:
     """How often in a row."""
     seen: float = 0.0
     """When it was last asked for something."""
+    decided: str = ""
+    """What the router decided about it last, in words."""
 
     def measured(self, *, first_byte: float | None, received: int, seconds: float, now: float) -> None:
         """An attempt brought *received* bytes in *seconds*, the first of them after *first_byte* seconds."""

@@ -11,7 +11,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from ci_modelcache.errors import DigestMismatch, ModelCacheError
+from attrs import frozen
+
+from ci_modelcache.errors import DigestMismatch
+from ci_modelcache.sources.health import FAULTS
+from ci_modelcache.sources.router import Source
 from ci_modelcache.transfer.assemble import SPLIT
 
 if TYPE_CHECKING:
@@ -19,9 +23,8 @@ if TYPE_CHECKING:
 
     from ci_modelcache.model.digest import Expected
     from ci_modelcache.sources.course import Course
-    from ci_modelcache.sources.router import Source
     from ci_modelcache.transfer.assemble import Claim
-    from ci_modelcache.transfer.partial import Partial, Stretch
+    from ci_modelcache.transfer.partial import Partial
 
 _log = logging.getLogger(__name__)
 
@@ -39,12 +42,7 @@ def audit(source: Source, claim: Claim, partial: Partial, course: Course) -> Non
     length = min(SAMPLE, claim.offset - claim.start)
     start = claim.start + int(course.router.random() * (claim.offset - claim.start - length))
     have = b"".join(partial.read(start, start + length))
-    others = course.others(source.url)
-    try:
-        liar = _liar(source, others, start, have, course) if others else None
-    except ModelCacheError as error:
-        _log.info("%s could not be compared with others: %s", source.url, error)
-        return
+    liar = _liar(source, start, have, course)
     if liar is not None:
         _set_aside(liar, partial, course, f"a sample of {length} bytes at {start} differs from what others send")
 
@@ -57,61 +55,81 @@ def settle(partial: Partial, course: Course, expected: Expected, wrong: DigestMi
     """
     disputed = _first_dispute(partial, course)
     if disputed is not None:
-        stretch, other, start, theirs = disputed
-        suspect = course.source(stretch.source)
-        third = [each for each in course.others(stretch.source) if each is not other]
-        have = b"".join(partial.read(start, start + len(theirs)))
-        if third and course.range_from(third[0], start, start + len(theirs)) == have:
-            suspect, other = other, suspect
-        else:
-            with partial.writing(start, other.url) as pen:
-                pen.write(theirs)
-            if _is_right(partial, expected):
-                course.convict(
-                    suspect.url, wrong, f"bytes {start} to {start + len(theirs)} of {course.file.path} are wrong"
-                )
-                return
-            if not third and course.router.proven(suspect.url) > course.router.proven(other.url):
-                suspect = other
-        _set_aside(suspect, partial, course, f"others send something else from byte {start} on")
-        return
-    if course.trials.begin_again(wrong):
+        _decide(disputed, partial, course, expected, wrong)
+    elif course.trials.begin_again(wrong):
         partial.forget(0, partial.size)
-        return
-    for url in sorted({stretch.source for stretch in partial.stretches}):
-        wrong.add_note(f"these bytes came from {url}")
-    raise wrong
+    else:
+        for url in sorted({stretch.source for stretch in partial.stretches}):
+            wrong.add_note(f"these bytes came from {url}")
+        wrong.hint = wrong.hint or "name another source with --mirror; ci-modelcache mirrors check compares them"
+        raise wrong
 
 
-def _first_dispute(partial: Partial, course: Course) -> tuple[Stretch, Source, int, bytes] | None:
-    """The first part of *partial* that another source sends otherwise: its stretch, that source, the offset, its bytes."""
+@frozen
+class _Dispute:
+    """From *start* on *suspect* sent something else than *other*, which sends *theirs*."""
+
+    suspect: Source
+    other: Source
+    start: int
+    theirs: bytes
+
+
+def _decide(disputed: _Dispute, partial: Partial, course: Course, expected: Expected, wrong: DigestMismatch) -> None:
+    suspect, other, start, theirs = disputed.suspect, disputed.other, disputed.start, disputed.theirs
+    stop = start + len(theirs)
+    have = b"".join(partial.read(start, stop))
+    third = _from_anybody([each for each in course.others(suspect.url) if each is not other], start, stop, course)
+    if third is not None and third[1] == have:
+        suspect, other = other, suspect
+    else:
+        with partial.writing(start, other.url) as pen:
+            pen.write(theirs)
+        if _is_right(partial, expected):
+            course.convict(suspect.url, wrong, f"bytes {start} to {stop} of {course.file.path} are wrong")
+            return
+        if third is None and course.router.proven(suspect.url) > course.router.proven(other.url):
+            suspect = other
+    _set_aside(suspect, partial, course, f"others send something else from byte {start} on")
+
+
+def _first_dispute(partial: Partial, course: Course) -> _Dispute | None:
+    """The first part of *partial* that another source sends otherwise; None when there is none, or nobody else to ask."""
     for stretch in sorted(
         partial.stretches, key=lambda each: (course.router.proven(each.source), each.stop - each.start)
     ):
-        others = course.others(stretch.source)
-        if not others:
-            continue
         for start in range(stretch.start, stretch.stop, SPLIT):
             stop = min(start + SPLIT, stretch.stop)
-            theirs = course.range_from(others[0], start, stop)
+            answer = _from_anybody(course.others(stretch.source), start, stop, course)
+            if answer is None:
+                break
+            other, theirs = answer
             if theirs != b"".join(partial.read(start, stop)):
-                return stretch, others[0], start, theirs
+                return _Dispute(course.source(stretch.source), other, start, theirs)
     return None
 
 
-def _liar(source: Source, others: Sequence[Source], start: int, have: bytes, course: Course) -> Source | None:
-    """Which of *source*, that sent *have*, and the first of *others* lies; None when they agree."""
-    stop = start + len(have)
-    theirs = course.range_from(others[0], start, stop)
-    if theirs == have:
+def _from_anybody(sources: Sequence[Source], start: int, stop: int, course: Course) -> tuple[Source, bytes] | None:
+    """Bytes *start* to *stop* from the first of *sources* that sends them, and which one that is; None when nobody does."""
+    for source in sources:
+        try:
+            return source, course.range_from(source, start, stop)
+        except FAULTS as error:
+            _log.info("%s could not be compared with others: %s", source.url, error)
+    return None
+
+
+def _liar(source: Source, start: int, have: bytes, course: Course) -> Source | None:
+    """Which of *source*, that sent *have*, and another one lies; None when they agree, or nobody can be asked."""
+    stop, others = start + len(have), course.others(source.url)
+    answer = _from_anybody(others, start, stop, course)
+    if answer is None or answer[1] == have:
         return None
-    if len(others) > 1:
-        third = course.range_from(others[1], start, stop)
-        if third == theirs:
-            return source
-        if third == have:
-            return others[0]
-    return min(source, others[0], key=lambda each: (course.router.proven(each.url), -each.priority))
+    other, theirs = answer
+    third = _from_anybody([each for each in others if each is not other], start, stop, course)
+    if third is not None and third[1] in {have, theirs}:
+        return other if third[1] == have else source
+    return min(source, other, key=lambda each: (course.router.proven(each.url), -each.priority))
 
 
 def _set_aside(liar: Source, partial: Partial, course: Course, why: str) -> None:

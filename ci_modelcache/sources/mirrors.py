@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+PATIENCE = 10.0
+"""Seconds that an authority is waited for when somebody else may be believed."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -56,6 +59,10 @@ class Mirrors:
             return upstream
         return cls(upstream, Router([Source(upstream, 0)], connections=connections), retry=retry)
 
+    def over(self, router: Router) -> Mirrors:
+        """The same authority and limits, with the sources of *router* in place of its own."""
+        return Mirrors(self._authority, router, retry=self._retry, trusted=self._trusted, throttles=self._throttles)
+
     @property
     def host(self) -> str:
         return self._authority.host
@@ -74,7 +81,10 @@ class Mirrors:
 
     def resolve(self, ref: ModelRef, *, known: Meaning | None = None, patience: float | None = None) -> Meaning:
         return self._ask(
-            lambda: self._authority.resolve(ref, known=known, patience=patience), lambda mirror: mirror.resolve(ref)
+            lambda: self._authority.resolve(
+                ref, known=known, patience=patience or (PATIENCE if self._trusted else None)
+            ),
+            lambda mirror: mirror.resolve(ref),
         )
 
     def listing(self, ref: ModelRef, commit: str) -> Listing:
@@ -97,6 +107,10 @@ class Mirrors:
         return Course(ref, file, self.router, self._retry, self._throttles)
 
     def _ask(self, authority: Callable[[], T], mirror: Callable[[Upstream], T]) -> T:
+        believed = [trusted for trusted in self._trusted if trusted.url == self.believed]
+        if believed:
+            # The rest of what it said a moment ago: two words must not be mixed, nor a dead authority asked for each of them.
+            return mirror(believed[0])
         try:
             return authority()
         except Unavailable as outage:

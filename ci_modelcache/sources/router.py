@@ -280,4 +280,5 @@ class Router:
     def decided(self, source: Source, reason: str, path: str) -> None:
         """Tell a decision about *source*, in words."""
         _log.info("%s: %s (%s)", source.url, reason, path)
+        source.health.decided = f"{reason} ({path})" if path else reason
         self.events.record(Decision(source.url, reason, path))

@@ -26,6 +26,8 @@ _PATIENCE = 2.0
 _FORGOTTEN = 30 * 86_400.0
 """Seconds after which a source that nobody asked is forgotten."""
 _SUMS = ("attempts", "received", "proven")
+_LONGEST = 500
+"""Characters of a decision: it may quote an error."""
 
 
 class Standing:
@@ -92,6 +94,8 @@ def _merged(known: Health | None, seen: Health, *, since: Health) -> Health:
     merged.limited_until = max(known.limited_until, seen.limited_until)
     merged.barred_until = max(known.barred_until, seen.barred_until)
     merged.seen = max(known.seen, seen.seen)
+    if seen.decided == since.decided:
+        merged.decided = known.decided
     return merged
 
 
@@ -115,6 +119,7 @@ def _plain(health: Health) -> dict[str, object]:
         "barred_until": health.barred_until,
         "barred": health.barred,
         "seen": health.seen,
+        "decided": health.decided[:_LONGEST],
     }
 
 
@@ -133,6 +138,7 @@ def _health(fields: Mapping[str, object]) -> Health:
     if not isinstance(failures, dict):
         raise TypeError(failures)
     known.failures = Counter({str(cause): int(_number(count)) for cause, count in failures.items()})
+    known.decided = str(fields.get("decided", ""))  # earlier versions kept none
     return known
 
 

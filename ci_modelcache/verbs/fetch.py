@@ -12,6 +12,7 @@ from ci_modelcache.errors import IntegrityError, SnapshotNotFound
 from ci_modelcache.model.ref import ModelRef, SnapshotId
 from ci_modelcache.verbs.ingest import Ingested, ingest, selected
 from ci_modelcache.verbs.initialise import initialise
+from ci_modelcache.verbs.receive import senders
 from ci_modelcache.verbs.resolve import note_head, resolve_now
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def fetch(
         selection=snapshot.selection,
         result=result,
         store=cache.url,
-        source=upstream.url if result == MISS else cache.url,
+        source=senders(ingested.sources, upstream) if result == MISS else cache.url,
         manifest=manifest.digest.hex,
         digest=manifest.set_digest.hex,
         files=len(manifest.files),

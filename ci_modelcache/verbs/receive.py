@@ -19,7 +19,7 @@ from ci_modelcache.transfer.partial import Partial
 from ci_modelcache.verbs.step import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from ci_modelcache.model.listing import ListedFile
     from ci_modelcache.sources.course import Course
@@ -89,6 +89,11 @@ def receive(
         sources[stretch.source] = sources.get(stretch.source, 0) + stretch.stop - stretch.start
     mirrors.router.events.record(FileDone(str(ref), file.path, file.size, step.clock() - started, sources))
     return Received(result, sources, max(0, file.size - resumed), tuple(course.convicted))
+
+
+def senders(sources: Mapping[str, int], upstream: Upstream) -> str:
+    """Who sent bytes, the most first; *upstream* as a whole when nobody did."""
+    return ", ".join(sorted(sources, key=lambda url: -sources[url])) or upstream.url
 
 
 def _taken(
