@@ -317,6 +317,15 @@ def test_a_result_that_finds_no_room_on_stdout_is_no_space_and_one_line(json_: l
     assert len(hint) == 1
 
 
+def test_a_failure_that_finds_no_room_on_stdout_keeps_its_exit_code() -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123  # a device
+        command = [*RUN, "info", "me/none", "--json"]
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ran.returncode == 10
+    assert "Traceback" not in ran.stderr
+    assert "cannot be written to stdout" in ran.stderr.splitlines()[-1]
+
+
 def test_a_result_that_nobody_wants_is_no_failure() -> None:
     ran = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *RUN, "config"], stderr=subprocess.PIPE, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")

@@ -14,7 +14,7 @@ import json
 import signal
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -214,8 +214,10 @@ class _Failure:
             # Redacted before it is quoted: afterwards a quote could be taken for a part of a secret.
             message, hint = self._redacted(message), hint and self._redacted(hint)
             safe = {"type": kind, "message": message, "hint": hint, "exit_code": exit_code}
-            with suppress(ModelCacheError):  # stderr has it already
+            try:
                 emit(json.dumps({"error": safe}))
+            except ModelCacheError as obstacle:
+                self._print(f"error: {obstacle.message}")
         return exit_code
 
     def _redacted(self, text: str) -> str:

@@ -111,7 +111,8 @@ class Lock:
             ):
                 return model
         kind = "" if ref.type is RepoType.MODEL else f"{ref.type}:"
-        msg = f"{kind}{ref.repo}@{revision} is not in the lock"
+        asked = f"{kind}{ref.repo}@{revision}"
+        msg = f"{asked} is not in the lock"
         if not any(model.repo == ref.repo for model in self.models):
             raise NotInLock(msg, hint="add it to modelcache.toml and run ci-modelcache lock")
         known = ", ".join(f"{m.repo}@{m.revision}" for m in self.models if m.repo == ref.repo)
