@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ci_modelcache.errors import ModelCacheError
 from ci_modelcache.model.mirror import Kind
 from ci_modelcache.sources.files import HttpFolder
 from ci_modelcache.sources.http import HttpSession, Origin
@@ -20,6 +21,7 @@ from ci_modelcache.sources.tokens.vault import open_vault
 from ci_modelcache.transfer.budget import Budget
 from ci_modelcache.transfer.refusals import Refusals
 from ci_modelcache.transfer.throttle import Throttle
+from ci_modelcache.verbs.mirrors import Candidate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,6 +101,23 @@ class Upstreams:
                 trusted.append(source)
         router = Router(sources, connections=self._config.workers, events=self._events)
         return Mirrors(self.authority, router, retry=self._retry, trusted=trusted, throttles=throttles)
+
+    def candidates(self) -> Iterator[Candidate]:
+        """Every source that is configured, as `mirrors` has them, but also those that cannot be used, and why."""
+        own = self._hub(self._config.endpoint).url
+        urls = set()
+        for mirror in self._config.mirrors:
+            url, source, problem = mirror.url, None, ""
+            try:
+                source = self._source(mirror)
+                url = source.url
+            except ModelCacheError as error:
+                problem = error.message
+            urls.add(url)
+            yield Candidate(url, str(mirror.kind), mirror.priority, url == own, source, problem)
+        if own not in urls:
+            source = self._hub(self._config.endpoint, strict_ranges=bool(urls))
+            yield Candidate(own, str(Kind.HUB), _LAST, authority=True, source=source)
 
     def remember(self) -> None:
         """Keep how the sources did for the next run, if any was made."""

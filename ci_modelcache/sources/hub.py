@@ -27,7 +27,7 @@ from ci_modelcache.sources.detours import Detours
 from ci_modelcache.sources.http import Answer, Credential, HttpSession, Origin
 from ci_modelcache.sources.protocol import Meaning
 from ci_modelcache.sources.token import StaticToken, Token
-from ci_modelcache.sources.tree import parse_answer, parse_commit, parse_listing, parse_refs, parse_tree
+from ci_modelcache.sources.tree import parse_answer, parse_commit, parse_date, parse_listing, parse_refs, parse_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -109,6 +109,13 @@ class HubEndpoint:
             commit = parse_commit(self._document(answer, self._asking(ref, str(ref)), doing), doing=doing)
             # What a redirect led to is recognised there, and the next question is asked here.
             return Meaning(commit) if answer.stranger else Meaning(commit, **_validators(answer))
+
+    def changed(self, ref: ModelRef) -> str | None:
+        """When the commit that *ref* means was made, as this endpoint writes it; None when it does not say."""
+        plain = self._json(
+            self._api(ref, "revision", ref.revision), self._asking(ref, str(ref)), f"asking {self._base} for {ref}"
+        )
+        return parse_date(plain)
 
     def listing(self, ref: ModelRef, commit: str) -> Listing:
         what = str(ref.at(commit))

@@ -8,6 +8,7 @@ a `Listing` decides which bytes are right, so a field that is missing or of anot
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ci_modelcache.errors import IntegrityError, ManifestInvalid, UnsafePath
@@ -15,6 +16,8 @@ from ci_modelcache.model.digest import Digest, is_git_oid
 from ci_modelcache.model.document import parse_json
 from ci_modelcache.model.listing import ListedFile, Listing
 from ci_modelcache.sources.protocol import RefName
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]{5,20}(?:Z|[+-]\d\d:?\d\d)", re.ASCII)
 
 MAX_SIZE = 2**53 - 1
 """The largest size in bytes that JSON carries exactly (RFC 8259, 6) and a manifest can hold."""
@@ -37,6 +40,12 @@ def parse_answer(data: bytes, *, doing: str, content_type: str) -> Any:  # noqa:
 def parse_commit(plain: object, *, doing: str) -> str:
     """The commit of a repository info (``{"sha": ...}``)."""
     return _Fields(plain, doing, "$").oid("sha")
+
+
+def parse_date(plain: object) -> str | None:
+    """The ``lastModified`` of a repository info, as it stands there; None for anything but a date, as nothing depends on it."""
+    date = plain.get("lastModified") if isinstance(plain, dict) else None
+    return date if isinstance(date, str) and _DATE.fullmatch(date) else None
 
 
 def parse_tree(plain: object, *, doing: str) -> list[ListedFile]:
