@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
-READ_SECONDS = 10.0
+READ_SECONDS = 8.0
 """The longest silence, before the first byte and between two."""
 ANSWER_SECONDS = 60.0
 """The longest that an answer may take that is read as a whole: a page of a tree, an error."""

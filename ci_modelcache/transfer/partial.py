@@ -40,6 +40,10 @@ class Stretch:
     source: str
 
 
+class Revoked(Exception):
+    """For a writer whose turn is over, such as a thread that was left behind; never for anybody else."""
+
+
 class Partial:
     """
     A file of *size* bytes on its way: which stretches have arrived, and who sent them.
@@ -53,7 +57,9 @@ class Partial:
         self.size = size
         self._descriptor = descriptor
         self._log = os.open(_log_of(path), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._turn = 0
+        self._writing = 0
         self._stretches: list[Stretch] = []
         self._recall()
         self._rewritten = size
@@ -77,6 +83,7 @@ class Partial:
         try:
             yield partial
         finally:
+            partial.seal()
             if not shared or not partial.stretches:
                 partial.discard()
             os.close(partial._log)
@@ -145,8 +152,15 @@ class Partial:
             self._note(Stretch(start, stop, _GONE))
 
     def begin(self) -> None:
-        """Somebody begins to read from the first byte."""
+        """Somebody begins to read from the first byte; whoever was writing until now writes no more."""
+        self.seal()
         self._rewritten = self.size
+
+    def seal(self) -> None:
+        """Whoever was writing until now writes no more: to be called before bytes are proven, moved or given up."""
+        with self._lock:
+            self._turn += 1
+            self._lock.wait_for(lambda: self._writing == 0)
 
     def require_unchanged(self, stop: int) -> None:
         """Raise `Rewritten` when anything before *stop* was forgotten since `begin`."""
@@ -156,6 +170,7 @@ class Partial:
 
     def land(self, target: Path, *, mode: int) -> None:
         """Become *target*, with *mode*; only for bytes that were proven. The caller has made the folder of *target*."""
+        self.seal()
         os.truncate(self._descriptor, self.size)
         os.fchmod(self._descriptor, mode)
         times = os.fstat(self._descriptor)
@@ -175,11 +190,27 @@ class Partial:
     # --- inside
 
     def _put(self, offset: int, data: bytes) -> None:
-        with explaining_full_disk(self.path):
-            view = memoryview(data)
-            while view:
-                written = os.pwrite(self._descriptor, view, offset)
-                view, offset = view[written:], offset + written
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._descriptor, view, offset)
+            view, offset = view[written:], offset + written
+
+    @contextmanager
+    def _in_turn(self, turn: int) -> Iterator[None]:
+        """A write of whoever began in *turn*; `Revoked` when that is over."""
+        # A thread that hangs in a read may come back any time: after the descriptor was closed and its number was given
+        # to another file, or after what it brings was found wrong and replaced.
+        with self._lock:
+            if turn != self._turn:
+                raise Revoked
+            self._writing += 1
+        try:
+            with explaining_full_disk(self.path):
+                yield
+        finally:
+            with self._lock:
+                self._writing -= 1
+                self._lock.notify_all()
 
     def _arrived(self, start: int, stop: int, source: str) -> None:
         with self._lock:
@@ -212,19 +243,22 @@ class Pen:
         self._partial = partial
         self._source = source
         self._logged = start
+        self._turn = partial._turn  # noqa: SLF001  # its pen
 
     def write(self, data: bytes) -> None:
         """Write *data* at the offset, and move on."""
-        self._partial._put(self.offset, data)  # noqa: SLF001  # its pen
-        start, self.offset = self.offset, self.offset + len(data)
-        self._partial._arrived(start, self.offset, self._source)  # noqa: SLF001  # as above
+        with self._partial._in_turn(self._turn):  # noqa: SLF001  # as above
+            self._partial._put(self.offset, data)  # noqa: SLF001  # as above
+            start, self.offset = self.offset, self.offset + len(data)
+            self._partial._arrived(start, self.offset, self._source)  # noqa: SLF001  # as above
         if self.offset - self._logged >= _LOGGED:
             self.flush()
 
     def flush(self) -> None:
         """Tell the log what was written."""
         if self.offset > self._logged:
-            self._partial._note(Stretch(self._logged, self.offset, self._source))  # noqa: SLF001  # as above
+            with suppress(Revoked), self._partial._in_turn(self._turn):  # noqa: SLF001  # as above
+                self._partial._note(Stretch(self._logged, self.offset, self._source))  # noqa: SLF001  # as above
             self._logged = self.offset
 
 

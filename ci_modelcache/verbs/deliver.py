@@ -26,7 +26,7 @@ from ci_modelcache.layouts.protocol import Layout
 from ci_modelcache.model.digest import Digest, Fingerprint, verified
 from ci_modelcache.model.listing import ListedFile
 from ci_modelcache.model.ref import ModelRef
-from ci_modelcache.sources.protocol import Upstream
+from ci_modelcache.sources.mirrors import Mirrors
 from ci_modelcache.transfer.land import explaining_full_disk, explaining_refusal, land
 from ci_modelcache.transfer.place import place
 from ci_modelcache.transfer.receipts import Receipts
@@ -80,7 +80,7 @@ class Route:
     ref: ModelRef
     layout: Layout
     cache: ModelCache
-    upstream: Upstream
+    upstream: Mirrors
     receipts: Receipts
     step: Step
     save: bool

@@ -24,7 +24,7 @@ from ci_modelcache.errors import AccessDenied, ConfigError, FileNotFound, Integr
 from ci_modelcache.model.digest import LEAF_SIZE, Digest, Fingerprint, verified
 from ci_modelcache.model.manifest import MAX_FILES, FileEntry, Manifest
 from ci_modelcache.model.ref import ModelRef
-from ci_modelcache.sources.protocol import Upstream
+from ci_modelcache.sources.mirrors import Mirrors
 from ci_modelcache.transfer.parallel import for_each
 from ci_modelcache.transfer.streams import read_through
 from ci_modelcache.verbs.receive import Inbound, Received, receive
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ci_modelcache.model.listing import ListedFile
     from ci_modelcache.model.ref import SnapshotId
     from ci_modelcache.model.selection import Selection
+    from ci_modelcache.sources.protocol import Upstream
     from ci_modelcache.transfer.partial import Partial
     from ci_modelcache.verbs.step import Count
 
@@ -65,7 +66,7 @@ class Upload:
     """What one ingest works on; threads append to the lists, each append a whole value."""
 
     ref: ModelRef
-    source: Upstream
+    source: Mirrors
     cache: ModelCache
     publication: Publication
     step: Step
@@ -116,7 +117,8 @@ def ingest(
     step.progress.start(f"fetching {ref}", sum(unique.values()))
     try:
         with Publication(cache) as publication:
-            upload = Upload(ref.at(snapshot.commit), source, cache, publication, step, force)
+            mirrors = Mirrors.of(source, retry=step.retry, connections=step.workers)
+            upload = Upload(ref.at(snapshot.commit), mirrors, cache, publication, step, force)
             _put_known(upload, [file for file in files if file.sha256 is not None])
             _put_small(upload, [file for file in files if file.sha256 is None])
             manifest = Manifest(

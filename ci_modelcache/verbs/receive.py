@@ -12,7 +12,6 @@ from ci_modelcache.errors import DigestMismatch, IntegrityError, Rewritten
 from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.sources.lies import settle
 from ci_modelcache.sources.mirrors import Mirrors
-from ci_modelcache.sources.protocol import Upstream
 from ci_modelcache.transfer.assemble import assemble
 from ci_modelcache.transfer.events import FileDone
 from ci_modelcache.transfer.partial import Partial
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from ci_modelcache.model.listing import ListedFile
     from ci_modelcache.sources.course import Course
+    from ci_modelcache.sources.protocol import Upstream
     from ci_modelcache.verbs.step import Count
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class Inbound:
     """
 
     ref: ModelRef
-    upstream: Upstream
+    upstream: Mirrors
     folder: Path
     step: Step
     fresh: bool = False
@@ -68,8 +68,7 @@ def receive(
     ones could be had. With *keep* they stay for a second call. Raises what `Course` and *take* raise.
     """
     ref, step = inbound.ref, inbound.step
-    mirrors = Mirrors.of(inbound.upstream, retry=step.retry, connections=step.workers)
-    course = mirrors.course(ref, file)
+    course = inbound.upstream.course(ref, file)
     started = step.clock()
     with Partial.opened(inbound.folder, _name(file), file.size) as partial:
         if inbound.fresh:
@@ -87,7 +86,7 @@ def receive(
     sources: dict[str, int] = {}
     for stretch in stretches:
         sources[stretch.source] = sources.get(stretch.source, 0) + stretch.stop - stretch.start
-    mirrors.router.events.record(FileDone(str(ref), file.path, file.size, step.clock() - started, sources))
+    course.router.events.record(FileDone(str(ref), file.path, file.size, step.clock() - started, sources))
     return Received(result, sources, max(0, file.size - resumed), tuple(course.convicted))
 
 
@@ -111,6 +110,7 @@ def _taken(
             if partial.gaps():
                 raise  # a source said so of itself, and all were asked
             _log.warning("%s; finding out who sent that", wrong)
+            partial.seal()
             settle(partial, course, file.expected, wrong)
 
 

@@ -12,6 +12,7 @@ from ci_modelcache.errors import ConfigError, DigestMismatch, IntegrityError, Ob
 from ci_modelcache.layouts.inside import explaining_denial
 from ci_modelcache.model.manifest import Manifest
 from ci_modelcache.model.selection import ALL
+from ci_modelcache.sources.mirrors import Mirrors
 from ci_modelcache.sources.offline import Offline
 from ci_modelcache.transfer.exclusive import exclusive
 from ci_modelcache.transfer.land import explaining_full_disk, sweep
@@ -119,6 +120,7 @@ def restore(
         sweep(layout.staging)
         wanted = find_wanted(ref, layout, receipts, cache=cache, upstream=upstream, options=options)
         source = Offline(upstream.host, why="--fail-on-miss is set") if options.fail_on_miss else upstream
+        source = Mirrors.of(source, retry=step.retry, connections=step.workers)
         pinned = ref.at(wanted.snapshot.commit)
         route = Route(pinned, layout, cache, source, receipts, step, options.save, force=options.force)
         done = _restore(wanted, route)
