@@ -739,6 +739,8 @@ def test_the_demo_shows_a_miss_a_hit_and_a_local_one_and_leaves_nothing(run: Any
     outcome = run("demo --model-dir m --json")
     assert outcome.code == 0, outcome
     assert [step["result"] for step in outcome.json["steps"]] == ["miss", "hit", "local"]
+    (named,) = outcome.json["steps"][0]["report"]["warnings"]
+    assert named == f"{outcome.json['mirror']} sent wrong bytes: bytes 0 to 1000000 of model.safetensors are wrong"
     state = run("config --json").json["settings"]["state"]["value"]
     assert not [*importlib.import_module("pathlib").Path(state, "demo").iterdir()]
 

@@ -30,8 +30,8 @@ def command(run: Run, model_dir: str | None) -> None:
     """
     Show all of it on this machine alone: no account, no Hub.
 
-    A Hub on this machine serves a model, badly on purpose, and it is restored three times. What that
-    leaves is removed again; the model itself, unless you gave one, is kept for the next time.
+    A Hub and a mirror of it on this machine serve a model, badly on purpose, and it is restored three times. What
+    that leaves is removed again; the model itself, unless you gave one, is kept for the next time.
     """
     state = run.config.state / "demo"
     state.mkdir(parents=True, exist_ok=True)

@@ -186,10 +186,13 @@ def settings(shown: Iterable[Row]) -> Iterator[str]:
 
 def demonstrated(report: DemoReport) -> Iterator[str]:
     """What the demonstration showed."""
-    yield f"{report.model} from a Hub on this machine ({report.hub}), into {report.store}"
+    yield f"{report.model} from a Hub on this machine ({report.hub}) and its mirror ({report.mirror}), into {report.store}"
     yield "what went wrong on purpose:"
     for fault in report.faults:
         yield f"  {fault}"
+    yield "what was found out, and mended:"
+    for warning in sorted({warning for step in report.steps for warning in step.report.warnings}):
+        yield f"  {warning}"
     yield "what happened:"
     yield from columns(
         (
@@ -198,8 +201,8 @@ def demonstrated(report: DemoReport) -> Iterator[str]:
             count(step.report.files, "file"),
             format_bytes(step.report.size),
             f"{step.report.seconds:.2f} s",
-            f"{count(step.requests, 'request')} to the Hub",
-            f"{format_bytes(step.received)} from it",
+            count(step.requests, "request"),
+            f"{format_bytes(step.received)} from Hub and mirror",
         )
         for step in report.steps
     )

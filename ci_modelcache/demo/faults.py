@@ -89,15 +89,20 @@ class Spoiling(Planned):
 
 @define(eq=False)
 class Cut(Spoiling):
-    """The connection ends after *after* bytes of the body, with a FIN or, with *reset*, a RST."""
+    """
+    The connection ends after *after* bytes of the body, with a FIN or, with *reset*, a RST.
+
+    A RST overtakes and discards what was sent; a *pause* in seconds before it lets that arrive.
+    """
 
     after: int = 0
     reset: bool = False
+    pause: float = 0.0
 
-    def spoil(self, reply: Reply, request: Request) -> Reply:  # noqa: ARG002  # the protocol's arguments
-        return evolve(reply, body=lambda: self._cutting(reply))
+    def spoil(self, reply: Reply, request: Request) -> Reply:
+        return evolve(reply, body=lambda: self._cutting(reply, request))
 
-    def _cutting(self, reply: Reply) -> Iterator[bytes]:
+    def _cutting(self, reply: Reply, request: Request) -> Iterator[bytes]:
         left = self.after
         for piece in reply.body():
             if left > 0:
@@ -105,4 +110,25 @@ class Cut(Spoiling):
             left -= len(piece)
             if left <= 0:
                 break
+        request.stopping.wait(self.pause)
         raise CutOff(reset=self.reset)
+
+
+@define(eq=False)
+class WrongBit(Spoiling):
+    """One bit of the byte at offset *at* of the file is wrong, as on a disk that decays; sizes and headers are right."""
+
+    at: int = 0
+
+    def spoil(self, reply: Reply, request: Request) -> Reply:  # noqa: ARG002  # the protocol's arguments
+        return evolve(reply, body=lambda: self._decayed(reply))
+
+    def _decayed(self, reply: Reply) -> Iterator[bytes]:
+        offset = reply.start
+        for piece in reply.body():
+            place = self.at - offset
+            offset += len(piece)
+            if 0 <= place < len(piece):
+                yield piece[:place] + bytes([piece[place] ^ 1]) + piece[place + 1 :]
+            else:
+                yield piece
