@@ -83,6 +83,8 @@ _FORGIVEN = 0.5
 """What an attempt that went well leaves of the blame."""
 _BARRED = 30.0
 _BARRED_MOST = 900.0
+_DOUBLED = 5
+"""Times after which the most is reached."""
 _WEIGHT = 0.3
 """Of the newest figure in an average that forgets (EWMA)."""
 _KEPT = 64
@@ -161,7 +163,7 @@ class Health:
         self.blame += _BLAME.get(cause, 0.0)
         if self.blame < _TOO_MUCH:
             return False
-        self.barred_until = now + min(_BARRED_MOST, _BARRED * 2**self.barred)
+        self.barred_until = now + min(_BARRED_MOST, _BARRED * 2 ** min(self.barred, _DOUBLED))
         self.barred += 1
         # Half of it is left: when it may be asked again, one lie or a few failures bar it at once.
         self.blame = _TOO_MUCH / 2

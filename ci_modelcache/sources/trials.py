@@ -45,6 +45,8 @@ class _Trial:
     """Why it is not asked any more."""
     aside: str = ""
     """Why it probably lies, until that is decided."""
+    relented: bool = False
+    """Whether it was given another chance already: one that answers so again has had it."""
 
 
 @define(eq=False)
@@ -124,18 +126,17 @@ class Trials:
     # --- when nobody is left
 
     def relent(self) -> bool:
-        """Whether somebody was barred only for ignoring ranges, and is asked now to send all from the beginning."""
+        """Whether somebody was barred only for ignoring ranges, and is asked now, once more, to send all from the beginning."""
         with self._lock:
-            found = [
-                (source, self._of(source.url))
-                for source in self.sources
-                if _is_about_ranges(self._of(source.url).verdict)
-            ]
-            for source, trial in found:
-                if isinstance(source.bytes, Skipping):
-                    source.bytes.strict_ranges = False
-                    trial.verdict, trial.lies = None, 0
-            return any(trial.verdict is None for _, trial in found)
+            found = 0
+            for source in self.sources:
+                trial = self._of(source.url)
+                if trial.relented or not _is_about_ranges(trial.verdict) or not isinstance(source.bytes, Skipping):
+                    continue
+                found += 1
+                source.bytes.strict_ranges = False
+                trial.verdict, trial.lies, trial.relented = None, 0, True
+            return found > 0
 
     def verdict(self) -> ModelCacheError:
         """The error to raise when every source is barred: wrong answers before outages, outages before refusals, misses last."""
