@@ -135,6 +135,9 @@ LINES = {
     "path": "path org/name",
     "verify": "verify",
     "stats": f"stats {ROOT / 'tests' / 'golden' / 'report.jsonl'}",
+    "mirrors": "mirrors",
+    "mirrors bench": "mirrors bench org/name --downloads 1",
+    "mirrors check": "mirrors check org/name",
     "auth status": "auth status --mirror https://hub.internal",
     "auth login": "auth login hub.internal",
     "auth logout": "auth logout hub.internal",
@@ -161,6 +164,8 @@ _FREE = {
     "config": r"settings\.[^.]+",
     "info": r"provenance\.[^.]+",
     "demo": r"steps\[\]\.report\..+",
+    "mirrors": r"mirrors\[\]\.failures\..+",
+    "mirrors bench": r"(?:.+\.)?(?:causes|sources)\.http.+",
     "stats": r"(?:.+\.)?(?:causes|cause_rates|failed|runs|skipped|received)\.[^\[\]]+",
 }
 """What has names that are not the format's, or is described elsewhere."""

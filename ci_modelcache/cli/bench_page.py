@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ci_modelcache.cli.drawing import Place
-    from ci_modelcache.verbs.mirrors_bench import BenchReport, SourceBench
+    from ci_modelcache.verbs.mirrors_figures import BenchReport, SourceBench
 
 
 def draw(report: BenchReport, path: Path) -> None:
@@ -50,7 +50,7 @@ def picture(report: BenchReport) -> Picture:
         tiles=_tiles(report),
         panels=(
             Panel("Throughput", lambda axes: _speeds(axes, every, colors, places), "mean of whole downloads", half, inches),
-            Panel("Spread", lambda axes: _spread(axes, every, colors, places), "speed of single downloads: median, middle half, all", half, inches),
+            Panel("Speed of single downloads", lambda axes: _spread(axes, every, colors, places), "median, middle half, all", half, inches),
             Panel("Time to first byte", lambda axes: _ttfb(axes, every, colors, places), "of single requests: median, middle half, p5 to p95", half, inches),
             Panel("Failed attempts", lambda axes: _failures(axes, every, colors, places), "also those that others made up for", half, inches),
         ),
@@ -61,8 +61,8 @@ def _tiles(report: BenchReport) -> tuple[tuple[str, str], ...]:
     best = next((one for one in report.sources if one.source == report.best), None)
     together = report.together
     return (
-        (speed(together.speed), "together"),
-        (NONE if best is None else speed(best.speed), "the best alone"),
+        (speed(together.speed_p50), "together"),
+        (NONE if best is None else speed(best.speed_p50), "the best alone"),
         (percent(report.utilisation), "utilisation of the best"),
         (NONE if together.retry_rate is None else f"{together.retry_rate:.3g}", "retries per 100 downloads"),
         (str(sum(one.failed for one in (*report.sources, together))), "failed downloads"),
@@ -70,7 +70,14 @@ def _tiles(report: BenchReport) -> tuple[tuple[str, str], ...]:
 
 
 def _speeds(axes: Place, every: Sequence[SourceBench], colors: dict[str, str], places: int) -> None:
-    drawn = [Bar(one.source, ((one.speed or 0.0, colors[one.source]),), speed(one.speed)) for one in every]
+    drawn = [
+        Bar(
+            one.source,
+            ((one.speed or 0.0, colors[one.source]),),
+            speed(one.speed) if one.speed else "nothing right came",
+        )
+        for one in every
+    ]
     bars(axes, drawn, places=places)
 
 

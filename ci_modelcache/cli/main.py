@@ -42,7 +42,7 @@ COMMANDS = {
     "path": "Print where a restored model is.",
     "verify": "Read stored models again and prove every byte.",
     "stats": "Count what reports say about speed, errors, retries and hits.",
-    "mirrors": "Show how mirrors did, measure them, or check that they are fresh and honest.",
+    "mirrors": "Show how mirrors did, measure them, or check them.",
     "auth": "Show, keep or forget the access tokens of hosts.",
     "config": "Show every setting and where it comes from.",
     "doctor": "Find out what is wrong with this machine's setup.",

@@ -15,20 +15,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from ci_modelcache.verbs.mirrors import MirrorsReport, MirrorStatus
-    from ci_modelcache.verbs.mirrors_bench import BenchReport, SourceBench
     from ci_modelcache.verbs.mirrors_check import CheckReport
+    from ci_modelcache.verbs.mirrors_figures import BenchReport, SourceBench
 
 _SHORT = 12
-_DAY = 86_400
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_ABOUT_A_SECOND = 0.9995
 _LONGEST = 300
 """Characters of a decision or failure."""
-_STANDING = ("SOURCE", "STATE", "TTFB P50, P95", "MB/S P50, P95", "ATTEMPTS", "FAILED", "LAST 429")
-_BENCH = ("SOURCE", "DOWNLOADS", "FAILED", "TTFB P50, P95", "MB/S MEAN", "P50, P95", "RETRIES/100")
+_STANDING = ("SOURCE", "STATE", "TTFB P50, P95", "MB/S P50, P95", "FAILED", "LAST 429")
+_BENCH = ("SOURCE", "FAILED", "TTFB P50, P95", "MB/S", "P50, P95", "RETRIES/100")
 
 
 def megabytes(bytes_a_second: float | None) -> str:
     """A speed in MB/s, without the unit."""
     return NONE if bytes_a_second is None else f"{bytes_a_second / 1e6:.3g}"
+
+
+def _short(seconds: float | None) -> str:
+    return duration(seconds) if seconds is None or seconds >= _ABOUT_A_SECOND else f"{1000 * seconds:.0f} ms"
 
 
 def pair(low: str, high: str) -> str:
@@ -53,6 +58,8 @@ def remembered(report: MirrorsReport, *, width: int) -> Iterator[str]:
     """What `mirrors` knows, in at most *width* columns but for sentences."""
     yield from fitted([_STANDING, *(_standing(each, report.now) for each in report.mirrors)], width)
     for each in report.mirrors:
+        if each.seen is None and not each.problem:
+            continue
         yield ""
         yield f"{each.url}, the authority" if each.authority else each.url
         yield from columns([(f"  {name}", text) for name, text in _more(each, report.now)])
@@ -72,10 +79,9 @@ def _standing(one: MirrorStatus, now: float) -> tuple[str, ...]:
     return (
         one.url,
         one.state,
-        pair(duration(one.ttfb_p50), duration(one.ttfb_p95)),
+        pair(_short(one.ttfb_p50), _short(one.ttfb_p95)),
         pair(megabytes(one.speed_p50), megabytes(one.speed_p95)),
-        str(one.attempts),
-        str(sum(one.failures.values())),
+        f"{sum(one.failures.values())} of {one.attempts}" if one.attempts else NONE,
         NONE if one.last_limited is None else _ago(now - one.last_limited),
     )
 
@@ -83,10 +89,10 @@ def _standing(one: MirrorStatus, now: float) -> tuple[str, ...]:
 def _more(one: MirrorStatus, now: float) -> Iterator[tuple[str, str]]:
     if one.problem:
         yield "problem", _said(one.problem)
+    if one.seen is None:
         return
-    if one.seen is not None:
-        proven = f", {format_bytes(one.proven)} of them proven" if one.received else ""
-        yield "asked", f"{_ago(now - one.seen)}; {format_bytes(one.received)} came{proven}"
+    proven = f", {format_bytes(one.proven)} of them proven" if one.received else ""
+    yield "asked", f"{_ago(now - one.seen)}; {format_bytes(one.received)} came{proven}"
     yield "failures", by_cause(one.failures)
     if one.limited_until is not None:
         yield "limited", f"it asked for a pause, for another {format_seconds(one.limited_until - now)}"
@@ -104,9 +110,10 @@ def _breaker(one: MirrorStatus, now: float) -> str:
 
 
 def _ago(seconds: float) -> str:
-    if seconds >= 2 * _DAY:
-        return f"{seconds // _DAY:.0f} days ago"
-    return f"{format_seconds(max(0.0, seconds))} ago"
+    for unit, word in ((_DAY, "days"), (_HOUR, "h"), (_MINUTE, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds // unit:.0f} {word} ago"
+    return f"{max(0.0, seconds):.0f} s ago"
 
 
 # --- a check
@@ -139,9 +146,8 @@ def measured(report: BenchReport, *, width: int) -> Iterator[str]:
 def _measured(one: SourceBench) -> tuple[str, ...]:
     return (
         one.source,
-        str(one.downloads),
-        str(one.failed),
-        pair(duration(one.ttfb_p50), duration(one.ttfb_p95)),
+        f"{one.failed} of {one.downloads}" if one.downloads else NONE,
+        pair(_short(one.ttfb_p50), _short(one.ttfb_p95)),
         megabytes(one.speed),
         pair(megabytes(one.speed_p50), megabytes(one.speed_p95)),
         NONE if one.retry_rate is None else f"{one.retry_rate:.3g}",
@@ -172,11 +178,11 @@ def utilised(report: BenchReport) -> str:
     best = next((each for each in report.sources if each.source == report.best), None)
     if best is None:
         return "none: no source brought the file alone"
-    if report.utilisation is None:
-        return f"none: {best.source} brought {speed(best.speed)} alone, and all together did not bring the file"
+    if not report.utilisation:
+        return f"none: {best.source} brought {speed(best.speed_p50)} alone, and all together did not bring the file"
     return (
-        f"{percent(report.utilisation)} of the best: {speed(report.together.speed)} together, "
-        f"{speed(best.speed)} from {best.source} alone"
+        f"{percent(report.utilisation)} of the best: {speed(report.together.speed_p50)} together, "
+        f"{speed(best.speed_p50)} from {best.source} alone"
     )
 
 

@@ -59,9 +59,9 @@ class _Bench:
     "--html", metavar="FILE", type=click.Path(path_type=Path), help="bench: write a report with plots to FILE."
 )
 @click.pass_context
-def command(ctx: click.Context, run: Run, action: str | None, refs: tuple[str, ...], **given: Any) -> None:  # noqa: ANN401  # click's
+def command(ctx: click.Context, run: Run, /, action: str | None, refs: tuple[str, ...], **given: Any) -> None:  # noqa: ANN401  # click's
     """
-    Show how mirrors did, measure them, or check that they are fresh and honest.
+    Show how mirrors did, measure them, or check them.
 
     Alone it tells what earlier runs remember of every source, and asks nobody. bench REF downloads a file, or 64 MiB of it, from
     each source alone and then from all together; nothing is kept. check [REF]... (default: the models of modelcache.toml) compares

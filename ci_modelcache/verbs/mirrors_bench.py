@@ -7,19 +7,20 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from ci_modelcache.errors import DeadlineExceeded, DigestMismatch, FileNotFound, ModelCacheError
 from ci_modelcache.model.digest import verified
 from ci_modelcache.model.listing import ListedFile
 from ci_modelcache.model.ref import ModelRef
-from ci_modelcache.sources.health import FAULTS, Cause, Spread
+from ci_modelcache.sources.health import FAULTS, Cause, Health, Spread
 from ci_modelcache.sources.mirrors import Mirrors
 from ci_modelcache.sources.protocol import ByteSource
 from ci_modelcache.sources.router import Router, Source
 from ci_modelcache.transfer.events import Attempt
 from ci_modelcache.transfer.partial import sweep_partials
 from ci_modelcache.verbs.measures import share
+from ci_modelcache.verbs.mirrors_figures import TOGETHER, BenchReport, SourceBench
 from ci_modelcache.verbs.receive import Inbound, receive
 from ci_modelcache.verbs.step import Step
 
@@ -35,75 +36,6 @@ if TYPE_CHECKING:
 DOWNLOADS = 5
 MOST = 64 * 1024 * 1024
 """Bytes of one download: more tells nothing new about a mirror."""
-TOGETHER = "together"
-
-
-@frozen
-class SourceBench:
-    """How the downloads from one source went, or from all together; sizes in bytes, times in seconds, speeds in bytes a second."""
-
-    source: str
-    """Its address; `together` for all of them."""
-    downloads: int
-    """How many were begun."""
-    failed: int
-    """How many of them did not bring the right bytes."""
-    received: int
-    """Bytes that came over the network, those of failed downloads too."""
-    speed: float | None
-    """Mean speed of whole downloads, with all their connections and pauses; null when none succeeded."""
-    speed_p50: float | None
-    """The median of these speeds."""
-    speed_p95: float | None
-    """95 of 100 of these speeds are lower."""
-    speeds: tuple[float, ...]
-    """The speed of every download that succeeded."""
-    ttfb_p50: float | None
-    """The median time from a request to its first byte."""
-    ttfb_p95: float | None
-    """95 of 100 of these times are shorter."""
-    ttfbs: tuple[float, ...]
-    """All of these times."""
-    causes: dict[str, int]
-    """What went wrong, by cause, also where another attempt mended it."""
-    retries: int
-    """Attempts that failed and were made up for by others."""
-    retry_rate: float | None
-    """Retries per 100 downloads."""
-    sources: dict[str, int]
-    """Bytes of the successful downloads, by who sent them."""
-    error: str
-    """Why a download failed, the last time; empty when none did."""
-
-
-@frozen
-class BenchReport:
-    """What a measurement found; sizes in bytes, times in seconds, speeds in bytes a second."""
-
-    ref: str
-    """The model that was asked for."""
-    commit: str
-    """The commit that it means."""
-    path: str
-    """The file that was downloaded."""
-    size: int
-    """Bytes of each download: the whole file, or its beginning."""
-    proof: str
-    """`digest`: every download was proven; `agreement`: as that of a beginning is not known, all downloads were compared."""
-    sources: tuple[SourceBench, ...]
-    """Each source alone, in order of priority."""
-    together: SourceBench
-    """All of them together, chosen among by the router."""
-    best: str | None
-    """The fastest one alone; null when none brought the file."""
-    utilisation: float | None
-    """The speed of all together as a share of the best one's alone: over 1 when mixing pays."""
-    seconds: float
-    """How long all of this took."""
-    stopped: str
-    """Why it ended early; empty when it did not."""
-    exit_code: int
-    """0, or that of the failure of all together, or 15 when the deadline passed."""
 
 
 def bench(
@@ -258,7 +190,7 @@ class _Series:
             return
         task, step = self._task, self._task.step
         inbound = Inbound(task.ref, task.upstream.over(self._router), task.folder, step, fresh=True)
-        proven = [source.health.proven for source in self._sources]
+        before = [evolve(source.health) for source in self._sources]
         self.begun += 1
         began = step.clock()
         try:
@@ -267,11 +199,18 @@ class _Series:
             self._failed(error)
             return
         finally:
-            if not task.proves:
-                # Nobody knows whether these bytes are right, so they count for nobody.
-                for source, before in zip(self._sources, proven, strict=True):
-                    source.health.proven = before
+            for source, health in zip(self._sources, before, strict=True):
+                self._set_right(source.health, health)
         self.done.append(_Done(received.result, step.clock() - began, received.sources))
+
+    def _set_right(self, health: Health, before: Health) -> None:
+        """Let nothing be remembered that was so only because this is a measurement."""
+        if not self._task.proves:
+            # Nobody knows whether these bytes are right, so they count for nobody.
+            health.proven = before.proven
+        if len(self._sources) == 1 and health.barred_until == before.barred_until:
+            # Who had no choice decided nothing.
+            health.decided = before.decided
 
     def _failed(self, error: ModelCacheError) -> None:
         self.error = error
@@ -339,7 +278,7 @@ def _report(
     stopped: DeadlineExceeded | None,
 ) -> BenchReport:
     results, mixed = tuple(each.result() for each in alone), together.result()
-    fastest = max((each for each in results if each.speed), key=lambda each: each.speed or 0.0, default=None)
+    fastest = max((each for each in results if each.speeds), key=lambda each: each.speed_p50 or 0.0, default=None)
     failure = stopped or together.error
     return BenchReport(
         ref=str(ref),
@@ -350,7 +289,7 @@ def _report(
         sources=results,
         together=mixed,
         best=None if fastest is None else fastest.source,
-        utilisation=None if fastest is None or mixed.speed is None else share(mixed.speed, fastest.speed or 0.0),
+        utilisation=None if fastest is None else share(mixed.speed_p50 or 0.0, fastest.speed_p50 or 0.0),
         seconds=seconds,
         stopped="" if stopped is None else stopped.message,
         exit_code=0 if failure is None else failure.exit_code,

@@ -123,6 +123,7 @@ class _Finding:
     commit: str | None = None
     since: str | None = None
     compared: int = 0
+    samples: int = 0
     words: list[str] = field(factory=list)
 
     @property
@@ -255,12 +256,13 @@ class _Inquiry:
                 self._prove(finding, whole, listing.commit)
         if large is None:
             return
+        asked = [finding for finding in self._usable if finding.verdict == OK]
         for start, stop in ranges(large, self._random):
             self._compare(large, start, stop, listing.commit)
-        told = f"{SAMPLES} samples of {large.path}"
-        for finding in self._usable:
-            if finding.verdict == OK and finding.compared:
-                finding.words.append(told)
+        agreed = [finding for finding in asked if finding.verdict == OK and finding.samples == SAMPLES]
+        told = "are the same elsewhere" if len(agreed) > 1 else "came, with nobody else's to compare them with"
+        for finding in agreed:
+            finding.words.append(f"{SAMPLES} samples of {large.path} {told}")
 
     def _prove(self, finding: _Finding, file: ListedFile, commit: str) -> None:
         def read(patience: RetryPolicy) -> None:
@@ -290,6 +292,7 @@ class _Inquiry:
 
         if self._reads(finding, read, file):
             finding.compared += part[1] - part[0]
+            finding.samples += 1
 
     def _reads(self, finding: _Finding, read: Callable[[RetryPolicy], None], file: ListedFile) -> bool:
         """Whether *read* came to its end; if not, that is a fault of the source."""

@@ -33,6 +33,9 @@ from ci_modelcache.verbs.fetch import FetchReport
 from ci_modelcache.verbs.figures import StatsReport
 from ci_modelcache.verbs.inspect import SnapshotInfo, StoredSnapshot
 from ci_modelcache.verbs.lock import LockReport
+from ci_modelcache.verbs.mirrors import MirrorsReport
+from ci_modelcache.verbs.mirrors_check import CheckReport
+from ci_modelcache.verbs.mirrors_figures import BenchReport
 from ci_modelcache.verbs.restore import RestoreReport
 from ci_modelcache.verbs.save import SaveReport
 from ci_modelcache.verbs.verify import VerifyReport
@@ -283,6 +286,9 @@ DOCUMENTS: dict[str, Shape] = {
     "path": {"ref": str, "commit": str, "path": str},
     "verify": VerifyReport,
     "stats": StatsReport,
+    "mirrors": MirrorsReport,
+    "mirrors bench": BenchReport,
+    "mirrors check": CheckReport,
     "auth status": AuthReport,
     "auth login": {"host": str, "protection": str},
     "auth logout": {"host": str, "forgotten": int},
@@ -483,7 +489,7 @@ def _lower(sentence: str) -> str:
 def reports() -> Iterator[str]:
     """What ``--json`` prints."""
     for document, shape in DOCUMENTS.items():
-        yield f'<a id="json-{document.replace(" --", "-")}"></a>'
+        yield f'<a id="json-{document.replace(" --", "-").replace(" ", "-")}"></a>'
         yield f"**{document}**"
         yield ""
         yield from _fields_table(document, shape)
