@@ -30,10 +30,12 @@ from ci_modelcache.errors import (
 )
 from ci_modelcache.model.digest import LEAF_SIZE, Digest, verified
 from ci_modelcache.model.document import to_json
+from ci_modelcache.stores.protocol import OnDisk
 from ci_modelcache.transfer.parallel import for_each
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
     from types import TracebackType
 
     from ci_modelcache.cache.modelcache import ModelCache
@@ -173,6 +175,16 @@ class Publication:
         # The name of the blob is proven too where only a git name was promised.
         proven = verified(chunks, evolve(expected, sha256=digest), what, into=into)
         self._cache.store.write(self._writable(keys.blob(digest)), proven, size=expected.size)
+        self._stored.add(digest)
+
+    def adopt_blob(self, digest: Digest, move: Callable[[Path, int], None]) -> None:
+        """Store a file of this disk, whose bytes were proven to be *digest*, by renaming it (`OnDisk.adopt`)."""
+        self._heartbeat(digest)
+        store = self._cache.store
+        if not isinstance(store, OnDisk):
+            msg = f"{store.url} is not on this disk"
+            raise TypeError(msg)
+        store.adopt(self._writable(keys.blob(digest)), move)
         self._stored.add(digest)
 
     # --- the commit

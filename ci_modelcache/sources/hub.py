@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
 from contextlib import ExitStack, contextmanager
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -21,13 +21,15 @@ from ci_modelcache.model.document import MAX_DOCUMENT
 from ci_modelcache.model.redact import redact
 from ci_modelcache.model.ref import RepoType
 from ci_modelcache.sources.address import parse_address
-from ci_modelcache.sources.answers import Asking, refusal
+from ci_modelcache.sources.answers import Asking, date_of, refusal
 from ci_modelcache.sources.bodies import BODIES, Part, check_links, pieces_of
 from ci_modelcache.sources.detours import Detours
+from ci_modelcache.sources.health import cause_of
 from ci_modelcache.sources.http import Answer, Credential, HttpSession, Origin
 from ci_modelcache.sources.protocol import Meaning
 from ci_modelcache.sources.token import StaticToken, Token
 from ci_modelcache.sources.tree import parse_answer, parse_commit, parse_date, parse_listing, parse_refs, parse_tree
+from ci_modelcache.transfer.events import Attempt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -75,7 +77,7 @@ class HubEndpoint:
         self._detours = Detours(now=session.now)
         source = StaticToken(token) if isinstance(token, Token) else token
         self._credential = None if source is None else Credential(source, self._origin)
-        self._retry = retry
+        self._retry = evolve(retry, source=self._base)
 
     @property
     def url(self) -> str:
@@ -97,13 +99,9 @@ class HubEndpoint:
 
     def _meaning(self, ref: ModelRef, known: Meaning | None, deadline: Deadline, doing: str) -> Meaning:
         conditions = {} if known is None else _conditions(known)
-        with self._session.ask(
-            self._api(ref, "revision", ref.revision),
-            doing=doing,
-            deadline=deadline,
-            credential=self._credential,
-            headers=conditions,
-        ) as answer:
+        url, credential = self._api(ref, "revision", ref.revision), self._credential
+        asked = self._session.ask(url, doing=doing, deadline=deadline, credential=credential, headers=conditions)
+        with self._telling(), asked as answer:
             if answer.status == 304 and known is not None and conditions:  # noqa: PLR2004  # HTTP's own number
                 return known
             commit = parse_commit(self._document(answer, self._asking(ref, str(ref)), doing), doing=doing)
@@ -225,8 +223,21 @@ class HubEndpoint:
         return self._retry.call(lambda: self._ask_once(url, asking, doing), doing=doing)
 
     def _ask_once(self, url: str, asking: Asking, doing: str) -> tuple[Any, str | None]:
-        with self._session.ask(url, doing=doing, deadline=self._retry.deadline, credential=self._credential) as answer:
+        deadline, credential = self._retry.deadline, self._credential
+        with self._telling(), self._session.ask(url, doing=doing, deadline=deadline, credential=credential) as answer:
             return self._document(answer, asking, doing), answer.next_url
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Tell of one attempt to have metadata, which has no path."""
+        began = time.monotonic()
+        try:
+            yield
+        except ModelCacheError as error:
+            seconds, cause = time.monotonic() - began, cause_of(error)
+            self._retry.events.record(Attempt(self._base, "", seconds=seconds, cause=cause, error=error.message))
+            raise
+        self._retry.events.record(Attempt(self._base, "", seconds=time.monotonic() - began))
 
     def _document(self, answer: Answer, asking: Asking, doing: str) -> Any:  # noqa: ANN401  # as above
         if answer.status != 200:  # noqa: PLR2004  # HTTP's own number
@@ -264,11 +275,10 @@ def _validators(answer: Answer) -> dict[str, str]:
     """
     etag, modified = answer.headers.get("ETag", ""), answer.headers.get("Last-Modified", "")
     found = {"etag": etag} if _ENTITY_TAG.fullmatch(etag) else {}
-    try:
-        old = (parsedate_to_datetime(answer.headers.get("Date", "")) - parsedate_to_datetime(modified)).total_seconds()
-    except (ValueError, TypeError):  # no date, or one with and one without a zone
+    sent, made = date_of(answer.headers.get("Date", "")), date_of(modified)
+    if sent is None or made is None or not modified.endswith(" GMT") or (sent - made).total_seconds() < _SETTLED:
         return found
-    return {**found, "last_modified": modified} if old >= _SETTLED and modified.endswith(" GMT") else found
+    return {**found, "last_modified": modified}
 
 
 @frozen

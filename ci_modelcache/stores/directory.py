@@ -24,7 +24,7 @@ from ci_modelcache.stores.protocol import ObjectInfo
 from ci_modelcache.transfer.land import replacing, sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 MODE = 0o444
@@ -92,6 +92,13 @@ class DirectoryStore:
                 if source.failure is None and create_only and target.is_file():
                     raise AlreadyExists(key, self.url) from error
                 raise
+
+    def adopt(self, key: str, move: Callable[[Path, int], None]) -> None:
+        target = self.path(key)
+        with _explaining(f"writing {key} to {self.url}"):
+            self._require_root()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            move(target, MODE)
 
     def _sweep_once(self) -> None:
         with self._sweeping:

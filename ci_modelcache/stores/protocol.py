@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from attrs import frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -75,3 +75,10 @@ class OnDisk(Protocol):
 
     def path(self, key: str) -> Path:
         """The file that holds *key*, whether or not it exists; to be read or linked, never written."""
+
+    def adopt(self, key: str, move: Callable[[Path, int], None]) -> None:
+        """
+        Make *key* a file that lies on this disk already: *move* is called with the path it is to be renamed to, and its mode.
+
+        The caller has proven its bytes, and nobody writes it any more. Raises as `Store.write` does.
+        """

@@ -101,6 +101,8 @@ class Deadline:
 
     def too_far(self, delay: float, doing: str, *, because: BaseException) -> DeadlineExceeded:
         """The error to raise when a pause of *delay* seconds before going on with *doing* would outlast the budget."""
+        if self.remaining() <= 0:
+            return self.exceeded(doing, because=because)
         left = format_duration(self.remaining())
         return DeadlineExceeded(
             f"the deadline of {format_duration(self.seconds or 0)} leaves {left}, and {doing} would be tried again "

@@ -60,6 +60,7 @@ class Partial:
         self._lock = threading.Condition()
         self._turn = 0
         self._writing = 0
+        self._landed = False
         self._stretches: list[Stretch] = []
         self._recall()
         self._rewritten = size
@@ -178,11 +179,14 @@ class Partial:
         os.utime(self._descriptor, ns=(times.st_atime_ns, times.st_mtime_ns - 1_000_000))
         os.fsync(self._descriptor)
         self.path.replace(target)
+        self._landed = True
         with suppress(FileNotFoundError):
             _log_of(self.path).unlink()
 
     def discard(self) -> None:
         """Remove what was received: it is somewhere else by now, or no good."""
+        if self._landed:
+            return  # another process may have begun one of this name
         for path in (_log_of(self.path), self.path):
             with suppress(FileNotFoundError):
                 path.unlink()

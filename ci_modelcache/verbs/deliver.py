@@ -193,7 +193,7 @@ def _from_upstream(file: ListedFile, route: Route) -> Delivery:
 
     def take(chunks: Iterator[bytes], partial: Partial) -> Fingerprint:
         hasher = file.expected.fingerprinter(leaves=route.leaves)
-        for _ in verified(chunks, file.expected, f"{file.path} from {route.upstream.url}", into=hasher):
+        for _ in verified(chunks, file.expected, f"{file.path} of {route.ref}", into=hasher):
             pass
         with explaining_refusal(target), explaining_full_disk(target):
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from ci_modelcache.model.digest import LEAF_SIZE, Digest, Fingerprint, verified
 from ci_modelcache.model.manifest import MAX_FILES, FileEntry, Manifest
 from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.sources.mirrors import Mirrors
+from ci_modelcache.transfer.disk import same_disk
 from ci_modelcache.transfer.parallel import for_each
 from ci_modelcache.transfer.streams import read_through
 from ci_modelcache.verbs.receive import Inbound, Received, receive
@@ -217,9 +218,15 @@ def _read(upload: Upload, file: ListedFile, copy: BlobCopy, count: Count) -> Fin
     return hasher.finish()
 
 
-def _store(upload: Upload, file: ListedFile, digest: Digest, chunks: Iterator[bytes], _partial: Partial) -> Fingerprint:
+def _store(upload: Upload, file: ListedFile, digest: Digest, chunks: Iterator[bytes], partial: Partial) -> Fingerprint:
+    """Make a blob of what arrives: by renaming it where the store is on this disk, else by sending it on."""
     hasher = file.expected.fingerprinter()
-    upload.publication.put_blob(file.expected, digest, chunks, what=_named(upload, file), into=hasher)
+    if any(same_disk(folder, partial.path) for folder in upload.cache.folders):
+        for _ in verified(chunks, file.expected, _named(upload, file), into=hasher):
+            pass
+        upload.publication.adopt_blob(digest, lambda target, mode: partial.land(target, mode=mode))
+    else:
+        upload.publication.put_blob(file.expected, digest, chunks, what=_named(upload, file), into=hasher)
     return hasher.finish()
 
 
@@ -267,7 +274,7 @@ def _put_proven(upload: Upload, item: tuple[Sequence[ListedFile], Received[Finge
 
 
 def _named(upload: Upload, file: ListedFile) -> str:
-    return f"{file.path} of {upload.ref} from {upload.source.url}"
+    return f"{file.path} of {upload.ref}"
 
 
 def _for_each(upload: Upload, items: Sequence[Item], work: Callable[[Item], None]) -> None:

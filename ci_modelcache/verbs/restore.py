@@ -57,7 +57,7 @@ class RestoreReport:
     """``local``: complete already. ``hit``: the store had it. ``miss``: it was fetched from upstream."""
     source: str
     anchor: str
-    """By whose word these are the right bytes: ``lock``, ``authority``, ``store`` ``local`` (an earlier restore), or ``mirror``."""
+    """By whose word these are the right bytes: ``lock``, ``authority``, ``store``, ``local`` (an earlier restore), or ``mirror``."""
     stale: bool
     manifest: str
     digest: str
@@ -128,13 +128,25 @@ def restore(
         if options.prune_extra:
             layout.prune(extra)
         receipts.note_snapshot(place_of(layout), name_of(wanted.snapshot), done.manifest.to_json())
+    report = _report(ref, wanted, done, route)
+    return evolve(
+        report,
+        extra=tuple(str(one) for one in extra),
+        pruned=options.prune_extra and bool(extra),
+        seconds=step.clock() - started,
+    )
+
+
+def _report(ref: ModelRef, wanted: Wanted, done: _Done, route: Route) -> RestoreReport:
+    layout = route.layout
+    sources = {LOCAL: str(layout.root), HIT: route.cache.url, MISS: senders(done.mirrors, route.upstream)}
     return RestoreReport(
         ref=str(ref),
         commit=wanted.snapshot.commit,
         selection=wanted.snapshot.selection,
         path=str(layout.snapshot_path(wanted.snapshot.commit)),
         result=done.result,
-        source={LOCAL: str(layout.root), HIT: cache.url, MISS: senders(done.mirrors, upstream)}[done.result],
+        source=sources[done.result],
         anchor=done.anchor,
         stale=wanted.resolution.stale,
         manifest=done.manifest.digest.hex,
@@ -147,11 +159,11 @@ def restore(
         bytes_linked=done.placement.bytes_by("hardlink", "reflink"),
         replaced=done.placement.replaced,
         mended=done.placement.mended,
-        extra=tuple(str(one) for one in extra),
-        pruned=options.prune_extra and bool(extra),
+        extra=(),
+        pruned=False,
         saved=done.saved,
         warnings=(*done.warnings, *done.placement.warnings),
-        seconds=step.clock() - started,
+        seconds=0.0,
         mirrors=done.mirrors,
     )
 
