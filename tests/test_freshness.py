@@ -160,6 +160,11 @@ def test_a_server_that_sends_dates_is_asked_by_date_but_for_one_too_young_to_tel
     assert statuses(bench) == [200, 200]
 
 
+def test_a_date_beyond_all_years_is_no_date(bench: Bench) -> None:
+    bench.hub.faults.append(Dated(when=api, modified="Wed, 01 Jan 99999999999999999999 00:01:00 GMT"))
+    assert ask(bench) == Resolution(bench.commit, "authority")
+
+
 def test_an_answer_is_recognised_for_a_day_and_then_asked_for_in_full(bench: Bench) -> None:
     """A date does not change when a branch moves back, and a broken proxy says "as before" for ever."""
     ask(bench)

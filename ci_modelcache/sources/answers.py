@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -188,15 +189,16 @@ def seconds_to_wait(headers: Mapping[str, str], *, now: float) -> float | None:
     if re.fullmatch(r"\d{1,9}", after):
         found.append(float(after))
     else:
-        date, base = _date(after), _date(headers.get("Date", ""))
+        date, base = date_of(after), date_of(headers.get("Date", ""))
         if date is not None:
             found.append(max(0.0, date.timestamp() - (now if base is None else base.timestamp())))
     return max(found, default=None)
 
 
-def _date(text: str) -> datetime | None:
+def date_of(text: str) -> datetime | None:
+    """The date in a header, with its zone (UTC where it names none); None for one that is absent, no date, or beyond all years."""
     try:
-        return parsedate_to_datetime(text)
-    except ValueError:
-        # Absent or no date: then nothing was asked for.
+        found = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
         return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
