@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import stat
 
 import pytest
 
@@ -10,6 +12,7 @@ from ci_modelcache.errors import AccessDenied, DigestMismatch, FileNotFound, Sna
 from ci_modelcache.model.digest import LEAF_SIZE, Digest, Fingerprinter
 from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.model.selection import Selection
+from ci_modelcache.transfer.partial import Partial
 from ci_modelcache.verbs.fetch import fetch
 from tests.parts.hub import TINY, WEIGHTS
 from tests.parts.hub_faults import Flipped, Status, api, naming
@@ -71,6 +74,23 @@ def test_what_an_interrupted_fetch_stored_is_not_downloaded_again(bench: Bench) 
     assert report.bytes_downloaded == bench.hub.sent == len(TINY["config.json"])
     bench.ledger.check()
     assert files_in_offline(bench) == TINY
+
+
+def test_a_file_becomes_a_blob_of_a_store_on_this_disk_without_being_written_twice(bench: Bench) -> None:
+    """What an earlier run received, all of it here, is the very inode of the blob, and nobody is asked for it."""
+    (data, *_) = LFS
+    name = hashlib.sha256(data).hexdigest()
+    with Partial.opened(bench.step().state / "partial", name, len(data)) as partial:
+        with partial.writing(0, "http://earlier.example") as pen:
+            pen.write(data)
+        inode = partial.path.stat().st_ino
+    report = bench.fetch()
+    assert bench.blob(data).stat().st_ino == inode
+    assert stat.S_IMODE(bench.blob(data).stat().st_mode) == 0o444
+    assert report.bytes_downloaded == SIZE - len(data)
+    assert report.mirrors["http://earlier.example"] == len(data)
+    assert list((bench.step().state / "partial").iterdir()) == []
+    bench.check_invariants()
 
 
 def files_in_offline(bench: Bench) -> dict[str, bytes]:
