@@ -279,6 +279,9 @@ def test_a_key_is_traded_in_the_ways_that_endpoints_know(  # what goes in and wh
         ({"accessToken": "t", "exp": 1600, "casUrl": "x"}, 600),
         ({"token": "t", "expires_in": "90"}, 90),
         ({"access_token": "t", "expires_at": "1970-01-01T01:00:00Z"}, 2600),
+        ({"access_token": "t", "expires_at": "9999-12-31T23:59:59-23:59"}, 366 * 86400),
+        ({"access_token": "t", "expires_in": 1e308}, 366 * 86400),
+        ({"access_token": "t", "expires_in": "NaN"}, None),
         ({"access_token": "t", "expires_at": "1970-01-01T01:00:00"}, None),
         ({"access_token": "t"}, None),
         ({"access_token": jwt(exp=1900)}, 900),
@@ -542,6 +545,17 @@ def test_a_refused_token_is_replaced_once_also_on_the_disk(means: Means, server:
         assert get(means, hub, source) == 200
         assert [asked.bearer for asked in hub.asked] == ["issued-1-opaque", "issued-2-opaque"]
         assert get(means, hub, exchange(server, means)) == 200
+    assert len(server.asked) == 2
+
+
+def test_a_token_of_before_the_clock_was_set_back_is_not_taken_for_a_new_one(
+    means: Means, server: TokenServer, clock: Clock
+) -> None:
+    source = exchange(server, means)
+    with serving_tokens(wanting(lambda: "issued-2-opaque")) as hub:
+        ask(source)
+        clock.now -= 900
+        assert get(means, hub, source) == 200
     assert len(server.asked) == 2
 
 

@@ -135,9 +135,10 @@ class Cached:
             if held is None or held.token != token:
                 return True  # somebody was faster
             self._held = None
-            if self._now() - held.since < YOUNG:
+            age = self._now() - held.since
+            if 0 <= age < YOUNG:  # a negative one tells of a clock that was set back, and nothing about the token
                 # Refused although it is new, so that the next one would be, too: not now, but for the next request.
-                _log.warning("%s refuses a token that is %.0f s old", self._asking.host, self._now() - held.since)
+                _log.warning("%s refuses a token that is %.0f s old", self._asking.host, age)
                 self._drop(held)
                 return False
             self._drop(held)
