@@ -188,6 +188,20 @@ def test_a_folder_that_cannot_be_written_keeps_nothing_and_fails_nobody(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_written_any_more_fails_nobody(
+    vault: Vault, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = Label("other.internal", "x")
+    vault.put(ended, Issued(Token(SECRET), 1.0, 2000.0))
+    vault.put(LABEL, ISSUED)
+    with unprivileged(folder):
+        later = vault_with(folder, now=Clock(3000.0))
+        later.put(ended, Issued(Token("another-of-the-same"), 2900.0, 4000.0))
+        later.drop(LABEL)
+    assert "the token for other.internal is not kept" in caplog.text
+    assert "the token for hub.internal could not be removed" in caplog.text
+
+
 def test_what_has_ended_is_swept(folder: Path) -> None:
     clock = Clock()
     vault = vault_with(folder, now=clock)

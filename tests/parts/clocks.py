@@ -8,8 +8,8 @@ from ci_modelcache.errors import ConfigError
 class Clock:
     """A monotonic clock and the sleep that moves it; *slept* lists the pauses in seconds."""
 
-    def __init__(self) -> None:
-        self.now = 1000.0
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
         self.slept: list[float] = []
 
     def __call__(self) -> float:

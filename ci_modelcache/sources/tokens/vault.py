@@ -93,7 +93,7 @@ class Vault(Protocol):
         """Keep *issued* until it ends. A disk that is full or cannot be written is told in the log, and nothing is kept."""
 
     def drop(self, label: Label) -> None:
-        """Keep it no longer."""
+        """Keep it no longer; where it cannot be removed, that is told in the log."""
 
     def drop_all(self, host: str) -> int:
         """Keep none for *host* any longer, whoever asked for it; returns how many there were."""
@@ -223,7 +223,7 @@ class Encrypted:
         self._tidy()
 
     def drop(self, label: Label) -> None:
-        self._path(label).unlink(missing_ok=True)
+        _remove(self._path(label), label.host)
 
     def drop_all(self, host: str) -> int:
         found = [path for path, note in self._files() if note.host == host]
@@ -248,7 +248,7 @@ class Encrypted:
         """Remove what has ended: each job of a CI system has a token of its own, which nobody asks for again."""
         for path, note in self._files():
             if note.until is not None and note.until < self._now():
-                path.unlink(missing_ok=True)
+                _remove(path, note.host)
 
     def _path(self, label: Label) -> Path:
         # With the key, so that a short secret in the identity cannot be guessed from the name.
@@ -263,6 +263,13 @@ def _note(path: Path) -> Note | None:
     except (OSError, ModelCacheError) as error:
         _log.info("cannot list the token in %s: %s", path, error)
         return None
+
+
+def _remove(path: Path, host: str) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("the token for %s could not be removed: %s: %s", host, path, error.strerror)
 
 
 def _set_aside(path: Path, why: Exception) -> None:
