@@ -178,7 +178,7 @@ def utilised(report: BenchReport) -> str:
     best = next((each for each in report.sources if each.source == report.best), None)
     if best is None:
         return "none: no source brought the file alone"
-    if not report.utilisation:
+    if report.utilisation is None:
         return f"none: {best.source} brought {speed(best.speed_p50)} alone, and all together did not bring the file"
     return (
         f"{percent(report.utilisation)} of the best: {speed(report.together.speed_p50)} together, "

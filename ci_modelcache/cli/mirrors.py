@@ -16,6 +16,7 @@ from ci_modelcache.cli.mirror_words import checked, measured, remembered
 from ci_modelcache.cli.page import require_page
 from ci_modelcache.cli.targets import Asked, targets
 from ci_modelcache.errors import ConfigError
+from ci_modelcache.model.project import ProjectModel
 from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.verbs.mirrors import mirrors
 from ci_modelcache.verbs.mirrors_bench import DOWNLOADS, bench
@@ -91,16 +92,24 @@ def _show(run: Run) -> None:
 def _check(run: Run, refs: tuple[str, ...]) -> int:
     run.forced = True  # what is examined is how it is now
     run.retry = evolve(run.retry, attempts=_ATTEMPTS)
-    chosen = targets(Asked(refs, None, None, (), ()), run.config)
     upstreams = run.upstreams
     report = check(
-        tuple(dict.fromkeys(target.ref for target in chosen)),
+        _models(run, refs),
         tuple(upstreams.candidates()),
         authority=upstreams.authority,
         step=run.step,
     )
     run.show(report, checked(report))
     return report.exit_code
+
+
+def _models(run: Run, refs: tuple[str, ...]) -> tuple[ProjectModel, ...]:
+    """Those that *refs* name, or all of the project, of which a check also understands ranges of versions."""
+    models = run.config.project.models
+    if refs or not models:
+        chosen = [target.ref for target in targets(Asked(refs, None, None, (), ()), run.config)]
+        return tuple(ProjectModel(ref.repo, ref.revision, ref.type) for ref in dict.fromkeys(chosen))
+    return tuple(dict.fromkeys(ProjectModel(model.repo, model.revision, model.type) for model in models))
 
 
 def _bench(run: Run, refs: tuple[str, ...], options: _Bench) -> int:
@@ -112,6 +121,7 @@ def _bench(run: Run, refs: tuple[str, ...], options: _Bench) -> int:
     report = bench(
         ModelRef.parse(refs[0]),
         upstream=run.upstreams.mirrors,
+        authority=run.upstreams.authority.url,
         step=run.step,
         downloads=options.downloads or DOWNLOADS,
         path=options.file,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from attrs import define, evolve, frozen
 
 from ci_modelcache.errors import DeadlineExceeded, DigestMismatch, FileNotFound, ModelCacheError
-from ci_modelcache.model.digest import verified
+from ci_modelcache.model.digest import Digest, verified
 from ci_modelcache.model.listing import ListedFile
 from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.sources.health import FAULTS, Cause, Health, Spread
@@ -21,6 +21,7 @@ from ci_modelcache.transfer.events import Attempt
 from ci_modelcache.transfer.partial import sweep_partials
 from ci_modelcache.verbs.measures import share
 from ci_modelcache.verbs.mirrors_figures import TOGETHER, BenchReport, SourceBench
+from ci_modelcache.verbs.mirrors_samples import liars
 from ci_modelcache.verbs.receive import Inbound, receive
 from ci_modelcache.verbs.step import Step
 
@@ -39,12 +40,19 @@ MOST = 64 * 1024 * 1024
 
 
 def bench(
-    ref: ModelRef, *, upstream: Mirrors, step: Step, downloads: int = DOWNLOADS, path: str | None = None
+    ref: ModelRef,
+    *,
+    upstream: Mirrors,
+    authority: str,
+    step: Step,
+    downloads: int = DOWNLOADS,
+    path: str | None = None,
 ) -> BenchReport:
     """
     Download one file of *ref*, or its first `MOST` bytes, *downloads* times from each source of *upstream*, then from all.
 
-    The file is *path*, or the largest. Nothing is kept of it. The sources take turns, so that what slows down the link slows down all; one that
+    The file is *path*, or the largest. What its beginning is, where no more is taken, those alone must agree on, as in `mirrors_samples.liars`
+    with the URL of the *authority*. Nothing is kept of it. The sources take turns, so that what slows down the link slows down all; one that
     fails in spite of all retries is not asked again alone. What is measured is remembered as that of any other step. At
     the deadline of *step* the report has what was measured by then. Raises what the authority says about *ref*, and `FileNotFound`.
     """
@@ -60,14 +68,15 @@ def bench(
         for _ in range(downloads):
             for series in alone:
                 series.download()
+        together = _Series(TOGETHER, sources, task.agreed(_agreed(alone, authority)))
         for _ in range(downloads):
             together.download()
     except DeadlineExceeded as error:
         stopped = error
+        _agreed(alone, authority)
     finally:
         step.progress.finish()
         sweep_partials(task.folder)
-    _compare([*alone, together])
     return _report(ref, task, alone, together, seconds=step.clock() - started, stopped=stopped)
 
 
@@ -129,10 +138,18 @@ class _Task:
         """Whether it is known what a download must bring."""
         return self.part is self.whole
 
+    def agreed(self, digest: str | None) -> _Task:
+        """The same, when *digest* is what a download of a beginning brings."""
+        if self.proves or digest is None:
+            return self
+        return evolve(self, part=evolve(self.part, sha256=Digest(digest), lfs=self.part.lfs))
+
     def take(self, pieces: Iterator[bytes], _partial: Partial) -> str:
         """Consume a download; its SHA-256."""
         hasher = hashlib.sha256()
-        checked: Iterable[bytes] = verified(pieces, self.part.expected, self.part.path) if self.proves else pieces
+        checked: Iterable[bytes] = pieces
+        if self.proves or self.part.sha256 is not None:
+            checked = verified(pieces, self.part.expected, self.part.path)
         for piece in checked:
             hasher.update(piece)
         return hasher.hexdigest()
@@ -219,7 +236,7 @@ class _Series:
             self.causes[Cause.WRONG_BYTES] += 1
             self._router.failed(self._router.sources[0], error, self._task.part.path)
 
-    def wrong(self, digest: str) -> None:
+    def expect(self, digest: str) -> None:
         """Every download that has not *digest* is wrong."""
         wrong = [each for each in self.done if each.digest != digest]
         if wrong:
@@ -259,13 +276,14 @@ class _Series:
         )
 
 
-def _compare(every: Sequence[_Series]) -> None:
-    """Where no digest is known: what most of those alone brought is right."""
-    first = [each.done[0].digest for each in every if each.done]
-    if first:
-        (right, _), *_ = Counter(first).most_common(1)
-        for series in every:
-            series.wrong(right)
+def _agreed(alone: Sequence[_Series], authority: str) -> str | None:
+    """What those *alone* brought, by its SHA-256, None when nobody can say; whoever brought something else is wrong."""
+    brought = {each.name: each.done[0].digest for each in alone if each.done}
+    wrong = liars(brought, authority)
+    right = next((digest for url, digest in brought.items() if url not in wrong), None)
+    for series in alone:
+        series.expect(right or "what others send")
+    return right
 
 
 def _report(
@@ -289,7 +307,9 @@ def _report(
         sources=results,
         together=mixed,
         best=None if fastest is None else fastest.source,
-        utilisation=None if fastest is None else share(mixed.speed_p50 or 0.0, fastest.speed_p50 or 0.0),
+        utilisation=None
+        if fastest is None or mixed.speed_p50 is None
+        else share(mixed.speed_p50, fastest.speed_p50 or 0),
         seconds=seconds,
         stopped="" if stopped is None else stopped.message,
         exit_code=0 if failure is None else failure.exit_code,

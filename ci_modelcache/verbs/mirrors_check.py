@@ -17,7 +17,7 @@ from ci_modelcache.errors import (
     Unavailable,
 )
 from ci_modelcache.model.digest import verified
-from ci_modelcache.model.project import is_range
+from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.sources.health import FAULTS
 from ci_modelcache.sources.hub import HubEndpoint
 from ci_modelcache.verbs.lock import newest
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ci_modelcache.model.listing import ListedFile, Listing
-    from ci_modelcache.model.ref import ModelRef
+    from ci_modelcache.model.project import ProjectModel
     from ci_modelcache.sources.protocol import Authority, ByteSource
     from ci_modelcache.transfer.retry import RetryPolicy
     from ci_modelcache.verbs.mirrors import Candidate
@@ -92,7 +92,7 @@ class CheckReport:
 
 
 def check(
-    refs: Sequence[ModelRef],
+    models: Sequence[ProjectModel],
     candidates: Sequence[Candidate],
     *,
     authority: Authority,
@@ -100,15 +100,15 @@ def check(
     random: Callable[[], float] = _random.random,
 ) -> CheckReport:
     """
-    Ask every Hub among the *candidates* what each of *refs* means, and each of them for a sample of its bytes.
+    Ask every Hub among the *candidates* what each of *models* means, and each of them for a sample of its bytes.
 
     The sample is one small file, which is proven by its digest, and some ranges at *random* offsets of the largest one, which are
     compared: where they differ, who is alone is wrong, and of two that differ the authority is believed. What a source does
     wrong is its verdict; raised are `NotFound` and `AccessDenied` of the authority, and `DeadlineExceeded`.
     """
     checks: list[MirrorCheck] = []
-    for ref in refs:
-        checks += _Inquiry(ref, candidates, authority, step, random).run()
+    for model in models:
+        checks += _Inquiry(model, candidates, authority, step, random).run()
     found = {each.verdict for each in checks}
     worst = next((verdict for verdict in _WORST_FIRST if verdict in found), OK)
     return CheckReport(tuple(checks), _EXIT_CODES[worst])
@@ -159,18 +159,23 @@ class _Inquiry:
 
     def __init__(
         self,
-        ref: ModelRef,
+        model: ProjectModel,
         candidates: Sequence[Candidate],
         authority: Authority,
         step: Step,
         random: Callable[[], float],
     ) -> None:
-        self._ref = ref
+        self._model = model
+        self._ref: ModelRef | None = None if model.is_range else model.ref
         self._authority = authority
         self._step = step
         self._random = random
         self._findings = [_Finding(each) for each in candidates]
         self._head: str | None = None
+
+    @property
+    def _name(self) -> str:
+        return f"{self._model.repo}@{self._model.revision}" if self._ref is None else str(self._ref)
 
     def run(self) -> Iterator[MirrorCheck]:
         for finding in self._findings:
@@ -179,8 +184,8 @@ class _Inquiry:
         listing = self._told()
         for finding in self._usable:
             self._ask(finding)
-        if listing is not None:
-            self._sample(listing)
+        if listing is not None and self._ref is not None:
+            self._sample(listing, self._ref.at(listing.commit))
         for finding in self._findings:
             yield self._result(finding)
 
@@ -193,9 +198,9 @@ class _Inquiry:
     def _told(self) -> Listing | None:
         """What the authority says; None when it does not answer."""
         try:
-            self._ref = self._exactly(self._ref)
-            self._head = self._authority.resolve(self._ref, patience=PATIENCE).commit
-            return self._authority.listing(self._ref, self._head)
+            ref = self._ref = self._exactly()
+            self._head = self._authority.resolve(ref, patience=PATIENCE).commit
+            return self._authority.listing(ref, self._head)
         except (Unavailable, IntegrityError) as error:
             self._head = None
             for finding in self._findings:
@@ -205,90 +210,88 @@ class _Inquiry:
                     finding.judge(UNJUDGED, "the authority does not answer, so there is nothing to compare with")
             return None
 
-    def _exactly(self, ref: ModelRef) -> ModelRef:
-        """*ref*, or the tag that its range of versions means."""
-        if not is_range(ref.revision):
-            return ref
-        return ref.at(newest(ref.revision, self._authority.tags(ref), repo=ref.repo).name)
+    def _exactly(self) -> ModelRef:
+        """What is looked at: the model, or the tag that its range of versions means by the authority's word."""
+        model = self._model
+        if not model.is_range:
+            return model.ref
+        anyhow = ModelRef(model.repo, type=model.type)
+        return anyhow.at(newest(model.revision, self._authority.tags(anyhow), repo=model.repo).name)
 
     def _ask(self, finding: _Finding) -> None:
         """What the revision means by the word of a mirror."""
-        source = finding.candidate.source
-        if not isinstance(source, HubEndpoint):
-            return
+        source, ref = finding.candidate.source, self._ref
         if finding.candidate.authority:
             finding.commit = self._head
             return
-        if self._ref.is_pinned:
+        if ref is None or ref.is_pinned or not isinstance(source, HubEndpoint):
             return
         try:
-            finding.commit = source.resolve(self._ref, patience=PATIENCE).commit
+            finding.commit = source.resolve(ref, patience=PATIENCE).commit
         except FAULTS as error:
             finding.fault(error)
             return
-        if self._head is None or finding.commit == self._head or self._has_moved(finding.commit):
+        if self._head is None or finding.commit == self._head or self._has_moved(ref, finding.commit):
             return
-        finding.since = self._since()
+        finding.since = self._since(ref)
         since = f", which was made {finding.since}" if finding.since else ""
-        what = f"{self._ref.revision} is {finding.commit} here, and {self._head} by the authority{since}"
+        what = f"{ref.revision} is {finding.commit} here, and {self._head} by the authority{since}"
         finding.judge(STALE, what)
 
-    def _has_moved(self, commit: str) -> bool:
+    def _has_moved(self, ref: ModelRef, commit: str) -> bool:
         """Whether the authority says *commit* by now: a mirror may have heard of a push a second before us."""
-        return self._authority.resolve(self._ref, patience=PATIENCE).commit == commit
+        return self._authority.resolve(ref, patience=PATIENCE).commit == commit
 
-    def _since(self) -> str | None:
+    def _since(self, ref: ModelRef) -> str | None:
         for finding in self._findings:
             source = finding.candidate.source
             if finding.candidate.authority and isinstance(source, HubEndpoint):
                 try:
-                    return source.changed(self._ref)
+                    return source.changed(ref)
                 except FAULTS as error:
-                    _log.info("when %s changed is not known: %s", self._ref, error)
+                    _log.info("when %s changed is not known: %s", ref, error)
         return None
 
     # --- what is sent
 
-    def _sample(self, listing: Listing) -> None:
+    def _sample(self, listing: Listing, ref: ModelRef) -> None:
         whole, large = chosen(listing)
         for finding in self._usable:
             if whole is not None and finding.verdict in {OK, STALE}:
-                self._prove(finding, whole, listing.commit)
+                self._prove(finding, whole, ref)
         if large is None:
             return
         asked = [finding for finding in self._usable if finding.verdict == OK]
         for start, stop in ranges(large, self._random):
-            self._compare(large, start, stop, listing.commit)
+            self._compare(large, start, stop, ref)
         agreed = [finding for finding in asked if finding.verdict == OK and finding.samples == SAMPLES]
         told = "are the same elsewhere" if len(agreed) > 1 else "came, with nobody else's to compare them with"
         for finding in agreed:
             finding.words.append(f"{SAMPLES} samples of {large.path} {told}")
 
-    def _prove(self, finding: _Finding, file: ListedFile, commit: str) -> None:
+    def _prove(self, finding: _Finding, file: ListedFile, ref: ModelRef) -> None:
         def read(patience: RetryPolicy) -> None:
             finding.compared = 0
-            pieces = exactly(finding.source, self._ref, commit, file, (0, file.size), patience.deadline)
+            pieces = exactly(finding.source, ref, file, (0, file.size), patience.deadline)
             for piece in verified(pieces, file.expected, f"{file.path} from {finding.candidate.url}"):
                 finding.compared += len(piece)
 
         if self._reads(finding, read, file):
             finding.words.append(f"{file.path} is right")
 
-    def _compare(self, file: ListedFile, start: int, stop: int, commit: str) -> None:
+    def _compare(self, file: ListedFile, start: int, stop: int, ref: ModelRef) -> None:
         answers: dict[str, bytes] = {}
         for finding in self._usable:
             if finding.verdict == OK:
-                self._take(finding, file, commit, (start, stop), answers)
+                self._take(finding, file, ref, (start, stop), answers)
         for url, why in liars(answers, self._own).items():
             self._of(url).judge(WRONG, f"bytes {start} to {stop} of {file.path} {why}")
 
     def _take(
-        self, finding: _Finding, file: ListedFile, commit: str, part: tuple[int, int], answers: dict[str, bytes]
+        self, finding: _Finding, file: ListedFile, ref: ModelRef, part: tuple[int, int], answers: dict[str, bytes]
     ) -> None:
         def read(patience: RetryPolicy) -> None:
-            answers[finding.candidate.url] = b"".join(
-                exactly(finding.source, self._ref, commit, file, part, patience.deadline)
-            )
+            answers[finding.candidate.url] = b"".join(exactly(finding.source, ref, file, part, patience.deadline))
 
         if self._reads(finding, read, file):
             finding.compared += part[1] - part[0]
@@ -301,7 +304,7 @@ class _Inquiry:
             with self._step.retry.briefly(seconds=_READ_PATIENCE, doing=doing) as patience:
                 patience.call(lambda: read(patience), doing=doing)
         except Misanswer as error:
-            if error.about == "range":
+            if error.about == "range" and finding.source.sends_ranges is False:
                 finding.words.append(f"it sends {file.path} from its beginning only, so it was not sampled")
                 return False
             finding.fault(error)
@@ -323,7 +326,7 @@ class _Inquiry:
     def _result(self, finding: _Finding) -> MirrorCheck:
         candidate = finding.candidate
         return MirrorCheck(
-            ref=str(self._ref),
+            ref=self._name,
             url=candidate.url,
             kind=candidate.kind,
             authority=candidate.authority,

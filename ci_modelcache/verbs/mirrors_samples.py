@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ci_modelcache.errors import BrokenOff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
     from ci_modelcache.model.listing import ListedFile, Listing
     from ci_modelcache.model.ref import ModelRef
@@ -30,12 +30,12 @@ def ranges(file: ListedFile, random: Callable[[], float]) -> list[tuple[int, int
 
 
 def exactly(  # what `ByteSource.open` takes, and until when
-    source: ByteSource, ref: ModelRef, commit: str, file: ListedFile, part: tuple[int, int], deadline: Deadline
+    source: ByteSource, ref: ModelRef, file: ListedFile, part: tuple[int, int], deadline: Deadline
 ) -> Iterator[bytes]:
-    """The bytes of *part*, a start and a stop, as *source* sends them, not one more; `BrokenOff` when they end early."""
+    """The bytes of *part* of *file*, a start and a stop, of *ref*, which is pinned: not one more; `BrokenOff` when they end early."""
     start, stop = part
     doing = f"reading {file.path} from {source.url}"
-    with source.open(ref, commit, file, start=start, stop=None if stop == file.size else stop) as sent:
+    with source.open(ref, ref.revision, file, start=start, stop=None if stop == file.size else stop) as sent:
         for piece in sent:
             kept = piece[: stop - start]
             start += len(kept)
@@ -61,7 +61,7 @@ def chosen(listing: Listing) -> tuple[ListedFile | None, ListedFile | None]:
     return whole, None if large == whole else large
 
 
-def liars(answers: Mapping[str, bytes], authority: str) -> dict[str, str]:
+def liars(answers: Mapping[str, Hashable], authority: str) -> dict[str, str]:
     """
     Who of those that sent *answers*, by URL, is wrong, and why: those whom the most contradict.
 
