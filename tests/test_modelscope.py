@@ -258,6 +258,21 @@ def test_a_listing_that_is_none_is_an_answer_to_another_question(
     assert caught.value.about == "page"
 
 
+def test_a_path_that_no_request_can_hold_is_no_path(scope: LoopbackModelScope, source: ModelScope) -> None:
+    entry = {"Path": "\ud800.md", "Size": 7, "Sha256": Digest.of(FILES["README.md"]).hex}
+    scope.faults.append(lambda _request, _respond: envelope(200, "", data={"Files": [entry]}))
+    with pytest.raises(FileNotFound):
+        read(source, wanted("README.md"))
+
+
+def test_pages_that_do_not_end_are_not_collected_for_ever(scope: LoopbackModelScope, source: ModelScope) -> None:
+    page = [{"Path": f"{number}.csv", "Size": 1} for number in range(20_000)]
+    scope.faults.append(lambda _request, _respond: envelope(200, "", data={"Files": page}))
+    with pytest.raises(FileNotFound, match="has no such file"):
+        read(source, wanted("a.csv", b"1,2\n"), ref=DATASET)
+    assert len(scope.requests()) <= 2 * 5 + 1
+
+
 def test_entries_that_cannot_be_read_hide_nothing_else(scope: LoopbackModelScope, source: ModelScope) -> None:
     entries = [7, {}, {"Path": 7, "Size": 1}, {"Path": "x", "Size": "1"}, {"Path": "y", "Size": 1, "Sha256": 5}]
     good = {"Path": "README.md", "Size": 7, "Type": "blob"}

@@ -12,6 +12,7 @@ said to be missing before any of it is fetched.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from contextlib import contextmanager
@@ -51,10 +52,14 @@ LISTED_SECONDS = 300.0
 MOST_LISTED = 3000
 """Entries, files and folders, after which a listing of a model ends without saying so."""
 PAGE = 200
+MOST_COLLECTED = 100_000
+"""Entries of all pages together after which no other is asked for: a server may send pages of any length, for ever."""
 MAX_PAGES = 500
 
 _KINDS = {RepoType.MODEL: ("models", "files"), RepoType.DATASET: ("datasets", "tree")}
 _MISSING = ("not exist", "not found", "no such", "不存在")
+_SENDABLE = re.compile(r"[^\ud800-\udfff]+")
+"""JSON can name halves of characters, which no address can hold."""
 _MAX_ERROR = 64 * 1024
 _MAX_SAID = 200
 _HINT = "is this the address of ModelScope?"
@@ -200,6 +205,8 @@ class ModelScope:
             entries += page
             if len(page) < PAGE:
                 break
+            if len(entries) >= MOST_COLLECTED:
+                return _Listing(_files(entries), cut=True)
         return _Listing(_files(entries))
 
     def _page(self, ref: ModelRef, query: dict[str, str]) -> list[object]:
@@ -270,5 +277,5 @@ def _files(entries: list[object]) -> tuple[_Entry, ...]:
     return tuple(
         _Entry(path, size, sha256.lower())
         for path, size, sha256 in found
-        if isinstance(path, str) and type(size) is int and isinstance(sha256, str)
+        if isinstance(path, str) and _SENDABLE.fullmatch(path) and type(size) is int and isinstance(sha256, str)
     )
