@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 
 import pytest
@@ -15,7 +16,7 @@ from ci_modelcache.model.selection import Selection
 from ci_modelcache.transfer.partial import Partial
 from ci_modelcache.verbs.fetch import fetch
 from tests.parts.hub import TINY, WEIGHTS
-from tests.parts.hub_faults import Flipped, Status, api, naming
+from tests.parts.hub_faults import Flipped, ResetAtShare, Status, api, naming
 from tests.parts.stores import Failing, touching
 from tests.parts.users import unprivileged
 from tests.parts.verbs import REPO, Bench, files_in, flipped, pinned, swap
@@ -91,6 +92,24 @@ def test_a_file_becomes_a_blob_of_a_store_on_this_disk_without_being_written_twi
     assert report.mirrors["http://earlier.example"] == len(data)
     assert list((bench.step().state / "partial").iterdir()) == []
     bench.check_invariants()
+
+
+def test_what_finds_no_room_in_the_state_folder_goes_through_without_being_kept(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runner with a small disk fills a bucket with a large model; cuts are gone on from, wrong bytes fetched again."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: shutil._ntuple_diskusage(10**9, 10**9, 100))
+    bench.hub.faults += [
+        ResetAtShare(share=0.5, when=naming("/cdn/"), times=1),
+        Flipped(at=7, when=naming(hashlib.sha256(LFS[1]).hexdigest()), times=1),
+    ]
+    report = bench.fetch()
+    assert (report.result, report.bytes_downloaded) == ("miss", SIZE)
+    assert list((bench.step().state / "partial").iterdir()) == []
+    bench.ledger.check()
+    bench.check_invariants()
+    monkeypatch.undo()
+    assert files_in_offline(bench) == TINY
 
 
 def files_in_offline(bench: Bench) -> dict[str, bytes]:

@@ -144,7 +144,7 @@ class _Task:
             return self
         return evolve(self, part=evolve(self.part, sha256=Digest(digest), lfs=self.part.lfs))
 
-    def take(self, pieces: Iterator[bytes], _partial: Partial) -> str:
+    def take(self, pieces: Iterator[bytes], _partial: Partial | None) -> str:
         """Consume a download; its SHA-256."""
         hasher = hashlib.sha256()
         checked: Iterable[bytes] = pieces
