@@ -26,6 +26,7 @@ pytest_plugins = [
     "tests.parts.servers",
     "tests.parts.hub",
     "tests.parts.verbs",
+    "tests.parts.upstreams",
 ]
 pytest.register_assert_rewrite("tests.contracts")
 

@@ -73,6 +73,7 @@ _BLAME: Mapping[Cause, float] = {
     Cause.WRONG_LENGTH: 3.0,
     Cause.WRONG_ANSWER: 3.0,
     Cause.WRONG_BYTES: 6.0,
+    Cause.OTHER: 3.0,
 }
 """
 A source that lies costs more than one that is slow. Not here: being asked to slow down, which is honest and has a time of
@@ -82,7 +83,9 @@ _TOO_MUCH = 6.0
 _FORGIVEN = 0.5
 """What an attempt that went well leaves of the blame."""
 _BARRED = 30.0
-_BARRED_MOST = 900.0
+BARRED_MOST = 900.0
+LIMITED_MOST = 3600.0
+"""Seconds; what a source asks for, or a note of another run says, is not believed for longer."""
 _DOUBLED = 5
 """Times after which the most is reached."""
 _WEIGHT = 0.3
@@ -91,6 +94,8 @@ _KEPT = 64
 """Newest figures that are kept for percentiles."""
 _TELLING = 1024 * 1024
 """Bytes from which on a speed says something about the source rather than about the way there and the buffers on it."""
+LASTING = 4.0
+"""Seconds after which it does so, too, however few bytes came: otherwise nobody would ever know that a link is slow."""
 
 
 @frozen
@@ -145,7 +150,8 @@ class Health:
         if first_byte is not None:
             self.first_bytes.append(first_byte)
             self.first_byte = _mixed(self.first_byte, first_byte)
-        if received >= _TELLING and seconds > 0:
+        lasted = seconds - (first_byte or 0.0)
+        if received and seconds > 0 and (received >= _TELLING or lasted >= LASTING):
             self.speeds.append(received / seconds)
             self.speed = _mixed(self.speed, received / seconds)
 
@@ -159,15 +165,25 @@ class Health:
         self.failures[cause] += 1
         if cause is Cause.RATE_LIMITED:
             self.last_limited = now
-            self.limited_until = max(self.limited_until, now + (retry_after or 1.0))
+            asked = min(retry_after or 1.0, LIMITED_MOST)
+            self.limited_until = max(self.limited_until, now + asked)
+        if now < self.barred_until and cause is not Cause.WRONG_BYTES:
+            # One outage ends many connections at once, and is to bar the source once.
+            return False
         self.blame += _BLAME.get(cause, 0.0)
         if self.blame < _TOO_MUCH:
             return False
-        self.barred_until = now + min(_BARRED_MOST, _BARRED * 2 ** min(self.barred, _DOUBLED))
+        self.barred_until = now + min(BARRED_MOST, _BARRED * 2 ** min(self.barred, _DOUBLED))
         self.barred += 1
         # Half of it is left: when it may be asked again, one lie or a few failures bar it at once.
         self.blame = _TOO_MUCH / 2
         return True
+
+    def corrected(self, now: float) -> None:
+        """Take back what can only come of a clock that was wrong: times that are too far in the future."""
+        self.limited_until = min(self.limited_until, now + LIMITED_MOST)
+        self.barred_until = min(self.barred_until, now + BARRED_MOST)
+        self.seen = min(self.seen, now)
 
     def found_right(self, size: int) -> None:
         """*size* bytes that it sent were proven."""

@@ -125,4 +125,8 @@ class Mirrors:
                 _log.warning("%s; believing the mirror %s, as --trust-mirror-metadata says", outage, trusted.url)
                 self.believed = trusted.url
                 return answer
+            if not self._trusted and len(self.router.sources) > 1:
+                outage.hint = (
+                    outage.hint or "a lock needs no authority; or believe the mirrors: --trust-mirror-metadata"
+                )
             raise

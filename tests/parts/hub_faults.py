@@ -7,6 +7,8 @@ can run side by side.
 
 from __future__ import annotations
 
+import random
+import re
 import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING
@@ -109,6 +111,42 @@ class Trickle(Spoiling):
 
 
 @define(eq=False)
+class Limited(Spoiling):
+    """No more than *rate* bytes a second on each connection, however many there are."""
+
+    rate: float = 20e6
+
+    def spoil(self, reply: Reply, request: Request) -> Reply:
+        def pacing() -> Iterator[bytes]:
+            began, sent = time.monotonic(), 0
+            for part in _small(reply, 64 * 1024):
+                sent += len(part)
+                request.stopping.wait(max(0.0, began + sent / self.rate - time.monotonic()))
+                yield part
+
+        return evolve(reply, body=pacing)
+
+
+@define(eq=False)
+class Drops(Spoiling):
+    """As fast as it goes for *after* bytes of the body, then *rate* bytes a second to the end: silent never, useful no more."""
+
+    after: int = 0
+    rate: float = 50e3
+
+    def spoil(self, reply: Reply, request: Request) -> Reply:
+        def dropping() -> Iterator[bytes]:
+            sent = 0
+            for part in _small(reply, 4 * 1024):
+                sent += len(part)
+                if sent > self.after and request.stopping.wait(len(part) / self.rate):
+                    return
+                yield part
+
+        return evolve(reply, body=dropping)
+
+
+@define(eq=False)
 class IgnoredRange(Planned):
     """200 and the whole file, whatever range was asked for."""
 
@@ -190,6 +228,83 @@ class Flipped(Spoiling):
         return evolve(reply, body=lambda: iter([bytes(body)]))
 
 
+_OTHER = bytes(byte ^ 0xFF for byte in range(256))
+
+
+@define(eq=False)
+class Poison(Spoiling):
+    """Every byte is wrong, in every answer alike; sizes and headers are right."""
+
+    def spoil(self, reply: Reply, request: Request) -> Reply:  # noqa: ARG002  # the protocol's arguments
+        return evolve(reply, body=lambda: (piece.translate(_OTHER) for piece in reply.body()))
+
+
+@define(eq=False)
+class StaleCommit(Planned):
+    """What *commit* had is sent for every other one; *honest* says so in ``X-Repo-Commit`` and in what names the content."""
+
+    commit: str = ""
+    honest: bool = True
+
+    def act(self, request: Request, respond: Respond) -> Reply:
+        target = re.sub(r"(/resolve/)[0-9a-f]{40}/", rf"\g<1>{self.commit}/", request.target)
+        reply = respond(evolve(request, target=target))
+        named = {"X-Repo-Commit", "X-Linked-Etag", "X-Linked-Size", "ETag"}
+        kept = {name: value for name, value in reply.headers.items() if self.honest or name not in named}
+        return evolve(reply, headers=kept)
+
+
+@define(eq=False)
+class WrongEtag(Planned):
+    """The right bytes under *etag*, which names others."""
+
+    etag: str = "0" * 64
+
+    def act(self, request: Request, respond: Respond) -> Reply:
+        reply = respond(request)
+        names = {"ETag", "X-Linked-Etag"}
+        return evolve(
+            reply,
+            headers={name: f'"{self.etag}"' if name in names else value for name, value in reply.headers.items()},
+        )
+
+
+@define(eq=False)
+class Dies(Planned):
+    """Answers *after* requests, and then nothing any more: the connection ends before any answer, for good."""
+
+    after: int = 0
+
+    def __call__(self, request: Request, respond: Respond, /) -> Reply:
+        due = self._due(request)
+        return self.act(request, respond) if due and self.happened > self.after else respond(request)
+
+    def act(self, request: Request, respond: Respond) -> Reply:  # noqa: ARG002  # the protocol's arguments
+        raise CutOff(reset=True)
+
+
+@define(eq=False)
+class CutShare(Spoiling):
+    """The connection ends at a random place in the body of *share* of the answers, half of them by a RST; *seed* decides which and where."""
+
+    share: float = 0.12
+    seed: int = 0
+    cuts: int = field(default=0, init=False)
+    _random: random.Random = field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+
+    def spoil(self, reply: Reply, request: Request) -> Reply:
+        length = int(reply.headers["Content-Length"])
+        with self._lock:
+            unlucky, place, reset = (self._random.random() for _ in range(3))
+            if unlucky >= self.share or not length:
+                return reply
+            self.cuts += 1
+        return Cut(after=int(place * length), reset=reset < 0.5).spoil(reply, request)
+
+
 @define(eq=False)
 class Pointer(Spoiling):
     """The git-lfs pointer in place of the content, as a mirror sends that was filled without git-lfs."""
@@ -242,6 +357,13 @@ def tree_entry(path: object = "config.json", **changed: object) -> dict[str, obj
 
 def _whole(reply: Reply) -> bytes:
     return b"".join(reply.body())
+
+
+def _small(reply: Reply, most: int) -> Iterator[bytes]:
+    """The body in pieces of *most* bytes."""
+    for piece in reply.body():
+        for at in range(0, len(piece), most):
+            yield piece[at : at + most]
 
 
 def with_range(request: Request, value: str | None) -> Request:
