@@ -16,13 +16,18 @@ if _sys.platform == "win32":
 from ci_modelcache import errors
 
 if TYPE_CHECKING:
+    from ci_modelcache.cache.blobsource import StoreSource
     from ci_modelcache.cache.modelcache import ModelCache
     from ci_modelcache.layouts.hub_cache import HubCacheLayout
     from ci_modelcache.layouts.plain import PlainLayout
     from ci_modelcache.model.ref import ModelRef, RepoType
     from ci_modelcache.model.selection import Selection
+    from ci_modelcache.sources.files import HttpFolder
     from ci_modelcache.sources.http import HttpSession
     from ci_modelcache.sources.hub import HubEndpoint
+    from ci_modelcache.sources.mirrors import Mirrors
+    from ci_modelcache.sources.modelscope import ModelScope
+    from ci_modelcache.sources.router import Router, Source
     from ci_modelcache.sources.token import Token
     from ci_modelcache.stores.locations import open_store
     from ci_modelcache.transfer.deadline import Deadline
@@ -46,6 +51,12 @@ __all__ = (  # noqa: RUF022  # in the order in which they are needed
     "HubEndpoint",
     "HttpSession",
     "Token",
+    "Mirrors",
+    "Router",
+    "Source",
+    "HttpFolder",
+    "ModelScope",
+    "StoreSource",
     "PlainLayout",
     "HubCacheLayout",
     # how patiently
@@ -67,19 +78,25 @@ __all__ = (  # noqa: RUF022  # in the order in which they are needed
 _HOMES = {
     "Deadline": "transfer.deadline",
     "FetchReport": "verbs.fetch",
+    "HttpFolder": "sources.files",
     "HttpSession": "sources.http",
     "HubCacheLayout": "layouts.hub_cache",
     "HubEndpoint": "sources.hub",
+    "Mirrors": "sources.mirrors",
     "ModelCache": "cache.modelcache",
     "ModelRef": "model.ref",
+    "ModelScope": "sources.modelscope",
     "PlainLayout": "layouts.plain",
     "RepoType": "model.ref",
     "RestoreOptions": "verbs.wanted",
     "RestoreReport": "verbs.restore",
     "RetryPolicy": "transfer.retry",
+    "Router": "sources.router",
     "SaveReport": "verbs.save",
     "Selection": "model.selection",
+    "Source": "sources.router",
     "Step": "verbs.step",
+    "StoreSource": "cache.blobsource",
     "Token": "sources.token",
     "VerifyReport": "verbs.verify",
     "fetch": "verbs.fetch",

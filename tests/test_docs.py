@@ -22,6 +22,7 @@ from ci_modelcache.cli.main import COMMANDS, commands, main
 from ci_modelcache.demo.hub import LoopbackHub
 from ci_modelcache.model.mirror_table import TOKEN_OF
 from ci_modelcache.settings import PREFIX, SETTINGS
+from tests.parts.documents import ROOT, blocks, rows, shape
 from tests.parts.messages import Message, messages
 from tests.parts.reference import DOCUMENTS, FAILURE, FILE, RENEW, command_of, fields, renewed
 from tests.parts.servers import ADMIN, REGION, S3Server, login
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from tests.parts.reference import Shape
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 TROUBLES = (ROOT / "docs" / "troubleshooting.md").read_text()
 OURS = (
@@ -43,24 +43,11 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 FILES = {"config.json": b'{"a": 1}', "model.safetensors": bytes(range(256)) * 4000, "onnx/model.onnx": b"onnx"}
 
 
-def _blocks(text: str, language: str) -> list[str]:
-    """The code blocks of *text* in that language, in their order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
 def _marked(name: str) -> str:
     """The block of the README below the comment that names it, found as .ci/run finds it."""
     found = re.search(rf"^<!-- command: {name} -->\n```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     assert found, f"README.md has no block directly below <!-- command: {name} -->"
     return found[1]
-
-
-def _rows(text: str) -> list[list[str]]:
-    """The cells of every row of every table in *text*, without heads."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    tables = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-    rules = [number for number, row in enumerate(tables) if set("".join(row)) == {"-"}]
-    return [row for number, row in enumerate(tables) if number not in rules and number + 1 not in rules]
 
 
 # --- the reference
@@ -241,7 +228,7 @@ def test_every_flag_and_variable_that_a_document_names_exists(document: str) -> 
 @pytest.mark.parametrize("document", OURS)
 def test_every_command_that_a_document_shows_can_be_parsed(document: str) -> None:
     text = (ROOT / document).read_text()
-    lines = [line for block in _blocks(text, "(?:sh|console)") for line in block.splitlines()]
+    lines = [line for block in blocks(text, "(?:sh|console)") for line in block.splitlines()]
     lines += re.findall(r"`(ci-modelcache [a-z][^`]*)`", text)
     for line in lines:
         for called in re.findall(r"(?:^|[ (/])ci-modelcache ([a-z][^|>)#;…]*)", line):
@@ -278,7 +265,7 @@ def test_the_commands_and_flags_that_messages_name_exist() -> None:
     options = _names_of_options()
     for message in messages():
         for name in re.findall(r"(?<![\w/`])ci-modelcache ([a-z]+)(?= |$|,|;)", message.text):
-            assert name in {*COMMANDS, "runs"}, message
+            assert name in {*COMMANDS, "runs", "that"}, message
         for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![\w…-])", message.text):
             assert flag in options or message.module == "demo/model.py", message  # pip's
 
@@ -296,7 +283,7 @@ class Trouble:
     remedy: str
 
 
-TROUBLE = [Trouble(row[0], row[1].strip("`"), *row[2:]) for row in _rows(TROUBLES)]
+TROUBLE = [Trouble(row[0], row[1].strip("`"), *row[2:]) for row in rows(TROUBLES)]
 
 
 @pytest.mark.parametrize("trouble", TROUBLE, ids=lambda trouble: trouble.message)
@@ -319,13 +306,13 @@ def test_a_message_that_the_code_does_not_have_is_seen() -> None:
 
 def test_the_readme_lists_every_command_and_no_other() -> None:
     (section,) = re.findall(r"^## Commands\n(.*?)^\| exit code", README, re.MULTILINE | re.DOTALL)
-    listed = [name.split()[0] for row in _rows(section) for name in re.findall(r"`([^`]+)`", row[0])]
+    listed = [name.split()[0] for row in rows(section) for name in re.findall(r"`([^`]+)`", row[0])]
     assert sorted(listed) == sorted(COMMANDS)
 
 
 def test_the_readme_lists_every_exit_code_and_no_other() -> None:
     (section,) = re.findall(r"^\| exit code(.*?)^## ", README, re.MULTILINE | re.DOTALL)
-    listed = [int(row[0]) for row in _rows(section)]
+    listed = [int(row[0]) for row in rows(section)]
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     known = {kind.exit_code for kind in kinds if issubclass(kind, errors.ModelCacheError)}
     assert listed == sorted(known | {0})
@@ -379,7 +366,7 @@ def _run(command: list[str], environment: Mapping[str, str], cwd: Path) -> str:
 
 
 def _snippets() -> list[str]:
-    found = [block for block in _blocks(README, "sh") if "ci-modelcache" in block and "pip install" not in block]
+    found = [block for block in blocks(README, "sh") if "ci-modelcache" in block and "pip install" not in block]
     assert len(found) == 4, "the README has other snippets than this test knows"
     return found
 
@@ -389,7 +376,7 @@ def test_every_snippet_of_the_readme_runs_in_its_order(
 ) -> None:
     """As a reader does who copies one after the other into a shell, with the project file in between."""
     alone, restoring, locking, saving = _snippets()
-    (project,) = _blocks(README, "toml")
+    (project,) = blocks(README, "toml")
     shell = ["bash", "-euo", "pipefail", "-c"]
     _run([*shell, alone], reader, tmp_path)
     _run([*shell, restoring], reader, tmp_path)
@@ -416,7 +403,7 @@ def test_every_snippet_of_the_readme_runs_in_its_order(
 
 
 def test_the_first_example_prints_a_path_as_shown(reader: Mapping[str, str], tmp_path: Path) -> None:
-    (block,) = _blocks(README, "console")
+    (block,) = blocks(README, "console")
     command, shown = block.splitlines()
     real = _run(["bash", "-c", command.removeprefix("$ ")], reader, tmp_path)
 
@@ -426,25 +413,19 @@ def test_the_first_example_prints_a_path_as_shown(reader: Mapping[str, str], tmp
     assert below_the_home(real) == below_the_home(shown)
 
 
-def _shape(text: str) -> list[str]:
-    """Lines with numbers, sizes and the width of columns taken out."""
-    plain = re.sub(r"\d+(?:\.\d+)?(?: [kMGT]?B\b)?", "N", text)
-    return [re.sub(r" {2,}", "  ", re.sub(r"\b(request)s?\b", r"\1", line)).rstrip() for line in plain.splitlines()]
-
-
 def test_the_demo_prints_what_the_readme_shows(reader: Mapping[str, str], tmp_path: Path) -> None:
-    (shown,) = _blocks(README, "text")
+    (shown,) = blocks(README, "text")
     model = tmp_path / "small"
     model.mkdir()
     (model / "model.safetensors").write_bytes(bytes(3_000_000))
     (model / "config.json").write_text("{}")
-    real = _shape(_run(["ci-modelcache", "demo", "--model-dir", str(model)], reader, tmp_path))
+    real = shape(_run(["ci-modelcache", "demo", "--model-dir", str(model)], reader, tmp_path))
     assert real[0].startswith(f"{MINILM.replace('6', 'N').replace('2', 'N')} from a Hub on this machine (http://")
-    assert real[1:] == _shape(shown)
+    assert real[1:] == shape(shown)
 
 
 def test_the_python_program_of_the_readme_runs(reader: Mapping[str, str], hub: LoopbackHub, tmp_path: Path) -> None:
-    (program,) = _blocks(README, "python")
+    (program,) = blocks(README, "python")
     assert "https://huggingface.co" in program
     local = program.replace("https://huggingface.co", hub.url)
     python = [sys.executable, "-W", "error", "-c", local]
@@ -458,7 +439,7 @@ def test_the_toml_of_the_reference_is_understood(
     hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     del hub
-    (tmp_path / "modelcache.toml").write_text("".join(_blocks(FILE.read_text(), "toml")))
+    (tmp_path / "modelcache.toml").write_text("".join(blocks(FILE.read_text(), "toml")))
     monkeypatch.chdir(tmp_path)
     assert main(["config", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
@@ -474,4 +455,4 @@ def test_the_changelog_has_one_section_that_is_not_released() -> None:
 def test_no_python_file_of_the_tests_forgets_a_readme_block() -> None:
     """A new block in another language would be run by nobody."""
     assert set(re.findall(r"^```(\w+)$", README, re.MULTILINE)) == {"console", "sh", "text", "toml", "python"}
-    ast.parse(_blocks(README, "python")[0])
+    ast.parse(blocks(README, "python")[0])

@@ -9,6 +9,8 @@ from ci_modelcache.layouts.plain import PlainLayout
 from ci_modelcache.model.lock import Lock
 from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.model.selection import Selection
+from ci_modelcache.sources.mirrors import Mirrors
+from ci_modelcache.sources.router import Router, Source
 from ci_modelcache.stores.locations import open_store
 from ci_modelcache.transfer.retry import RetryPolicy
 from ci_modelcache.verbs.fetch import FetchReport, fetch
@@ -21,12 +23,16 @@ from ci_modelcache.verbs.wanted import RestoreOptions
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ci_modelcache.cache.blobsource import StoreSource
     from ci_modelcache.cli.progress import Bar, Lines
     from ci_modelcache.layouts.hub_cache import HubCacheLayout
     from ci_modelcache.layouts.protocol import Layout
+    from ci_modelcache.sources.files import HttpFolder
     from ci_modelcache.sources.hub import HubEndpoint
+    from ci_modelcache.sources.modelscope import ModelScope
     from ci_modelcache.sources.offline import Offline
-    from ci_modelcache.sources.protocol import Upstream
+    from ci_modelcache.sources.protocol import ByteSource, Upstream
+    from ci_modelcache.sources.sparing import Sparing
     from ci_modelcache.stores.directory import DirectoryStore
     from ci_modelcache.stores.empty import EmptyStore
     from ci_modelcache.stores.protocol import OnDisk, Store
@@ -42,9 +48,16 @@ def kept(s3: S3Store, folder: DirectoryStore, nothing: EmptyStore, slow: Throttl
     del stores, on_disk
 
 
-def asked(hub: HubEndpoint, offline: Offline) -> None:
-    upstreams: tuple[Upstream, ...] = (hub, offline)
+def asked(hub: HubEndpoint, offline: Offline, sparing: Sparing, mirrors: Mirrors) -> None:
+    upstreams: tuple[Upstream, ...] = (hub, offline, sparing, mirrors)
     del upstreams
+
+
+def asked_for_bytes(hub: HubEndpoint, folder: HttpFolder, modelscope: ModelScope, store: StoreSource) -> Upstream:
+    """Each is a source of bytes, and any upstream says what a revision means."""
+    sources: tuple[ByteSource, ...] = (hub, folder, modelscope, store)
+    router = Router((Source(each, priority) for priority, each in enumerate(sources)), connections=8)
+    return Mirrors(hub, router, retry=RetryPolicy())
 
 
 def shown(bar: Bar, lines: Lines, silent: Silent, plain: PlainLayout, cache: HubCacheLayout) -> None:
