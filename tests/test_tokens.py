@@ -163,6 +163,16 @@ def test_a_program_that_fails_is_quoted_without_its_token(
     assert "an argument" not in str(caught.value)
 
 
+def test_a_program_that_printed_a_page_before_it_failed_hides_no_ordinary_words(means: Means, tmp_path: Path) -> None:
+    text = (
+        "print(' '.join(f'ordinary{number}' for number in range(30_000)), 'no-mark-at-all-' * 2)\n"
+        f"sys.stderr.write('denied: ordinary7 {'no-mark-at-all-' * 2}'); sys.exit(1)"
+    )
+    with pytest.raises(AccessDenied, match=r"denied: ordinary7 \*\*\*$"):
+        ask(token_source(command(tmp_path, text), host=HOST, means=means))
+    assert len(list(means.session.secrets)) < 100
+
+
 def test_a_program_that_hangs_is_ended_with_what_it_started(means: Means, tmp_path: Path) -> None:
     code = "import subprocess\nsubprocess.run([sys.executable, '-c', 'import time; time.sleep(300)'])"
     source = token_source(command(tmp_path, code), host=HOST, means=means)
@@ -326,6 +336,12 @@ def test_each_failure_of_an_endpoint_is_named_and_quotes_no_secret(  # what goes
     assert KEY not in f"{caught.value} {caught.value.hint} {events.told}"
     assert events.causes[0] != "ok"
     assert len(server.asked) == 1
+
+
+def test_a_token_that_was_created_is_a_token(means: Means, server: TokenServer) -> None:
+    """GitHub answers 201 to who asks for the token of an installation (REST API, apps)."""
+    server.answer = lambda _: Reply({"token": "t-of-app", "expires_at": "1970-01-01T01:00:00Z"}, 201)
+    assert ask(exchange(server, means, "&grant=bearer")) == "t-of-app"
 
 
 # --- asked for rarely, early and once

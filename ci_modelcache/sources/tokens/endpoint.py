@@ -21,6 +21,7 @@ _MAX_DETAIL = 200
 _TOKENS = ("access_token", "accessToken", "token", "value", "id_token")
 _SECONDS = ("expires_in", "expiresIn")
 _ENDS = ("exp", "expires_at", "expires_on", "expiresOn")
+_GIVEN = {200, 201}
 _PASSING = {408, 425, 500, 502, 503, 504}
 _CHECK_ADDRESS = "check the address: it has to be the token endpoint itself"
 
@@ -68,7 +69,7 @@ def ask_for_token(
             raise Misanswer(msg, about="page", hint=_CHECK_ADDRESS)
         data = answer.read(_MAX_ANSWER)
         document = _document(data)
-        if answer.status != 200:  # noqa: PLR2004  # HTTP's own number
+        if answer.status not in _GIVEN:
             raise _refusal(answer, document, doing, session)
     return parse_answer(document, now=session.now(), doing=doing)
 

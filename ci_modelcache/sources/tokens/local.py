@@ -30,6 +30,7 @@ TEMPORARY = 75
 
 _MAX_FILE = 64 * 1024
 _MAX_SAID = 200
+_MAX_HIDDEN = 16
 _ALONE = "it has to hold the token alone"
 
 
@@ -190,8 +191,9 @@ class FromCommand:
         return text
 
     def _failure(self, code: int, out: str, err: str) -> AccessDenied | Unavailable:
-        # What it printed before it failed may be the token, and be quoted on stderr.
-        for word in out.split():
+        # What it printed before it failed may be the token, and be quoted on stderr. Not all words of a page: each
+        # costs time in every line that is told from now on.
+        for word in sorted(set(out.split()), key=len)[-_MAX_HIDDEN:]:
             self.secrets.add(word)
         said = " ".join(redact(err, secrets=self.secrets).split())[-_MAX_SAID:]
         msg = f"{self.name}: ended with exit code {code}" + (f": {said}" if said else "")
