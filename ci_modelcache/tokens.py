@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _PORTS = {"http": 80, "https": 443}
-_LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|\[::1\]")
+_LOOPBACK = re.compile(r"(?:localhost|127\.\d+\.\d+\.\d+|\[::1\])(?::\d+)?")
 _NEEDED = ("HOME", "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN")
 """What a provider of files and the OIDC provider of GitHub's runners read."""
 _NAMED = re.compile(r"\benv:([A-Za-z_]\w*)|[?&]variable=([A-Za-z_]\w*)")
@@ -118,7 +118,7 @@ class Target:
     @property
     def is_open(self) -> bool:
         """Whether everybody between here and there could read the token."""
-        return self.address.startswith("http://") and _LOOPBACK.match(self.host) is None
+        return self.address.startswith("http://") and _LOOPBACK.fullmatch(self.host) is None
 
 
 def targets(mirrors: tuple[tuple[Mirror, ...], Origin], endpoint: tuple[str, Origin]) -> tuple[Target, ...]:

@@ -15,6 +15,7 @@ from ci_modelcache.cli.shown import rows
 from ci_modelcache.config import Config
 from ci_modelcache.errors import ConfigError
 from ci_modelcache.model.mirror import Kind, Mirror
+from ci_modelcache.model.mirror_table import token_variable
 from ci_modelcache.model.rate import format_rate, parse_rate
 from ci_modelcache.sources.token import Token
 
@@ -377,6 +378,9 @@ def test_a_projects_file_cannot_move_a_token_onto_an_open_line(load: Any, caplog
     assert "without TLS anybody could read it" in caplog.text
     users = table(A, 'token = "file:/secret"')
     assert load(toml=table("http://a.example"), users=users).token_sources == ()
+    for elsewhere in ("localhost.example", "127.0.0.1.example", "localhost-x"):
+        env = {token_variable(elsewhere): "tok_a"}
+        assert load(toml=table(f"http://{elsewhere}"), env=env).token_sources == ()
 
 
 # --- what is shown
