@@ -210,6 +210,8 @@ BAD = {
     "more": b'{"version": 1, "origin": "", "bucket": "", "at": 0, "colour": 1}',
     "text for a number": b'{"version": 1, "origin": "", "bucket": "", "at": "now"}',
     "not a number": b'{"version": 1, "origin": "", "bucket": "", "at": 0, "until": NaN}',
+    "too much for any number": b'{"version": 1, "origin": "", "bucket": "", "at": 0, "sent": 1%s}' % (b"0" * 400),
+    "a year that no calendar has": b'{"version": 1, "origin": "", "bucket": "", "at": 0, "until": 1e18, "asked": 1e18}',
     "for ever": b'{"version": 1, "origin": "", "bucket": "", "at": 0, "until": Infinity}',
 }
 

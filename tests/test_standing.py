@@ -51,6 +51,13 @@ def test_a_decision_that_quotes_a_long_error_is_cut(tmp_path: Path) -> None:
     assert len(standing(tmp_path).load()[URL].decided) == 500
 
 
+def test_a_number_too_large_for_any_counts_as_nothing_known(tmp_path: Path) -> None:
+    standing(tmp_path).save({URL: health("asked: the fastest")})
+    kept = tmp_path / "mirrors.json"
+    kept.write_text(kept.read_text().replace('"attempts": 1', f'"attempts": 1{"0" * 400}'))
+    assert standing(tmp_path).load() == {}
+
+
 def test_a_file_without_decisions_is_read(tmp_path: Path) -> None:
     standing(tmp_path).save({URL: health("asked: the fastest")})
     kept = tmp_path / "mirrors.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from ci_modelcache.errors import ModelCacheError
@@ -69,12 +69,15 @@ class Standing:
             plain = json.loads(self._path.read_bytes())
             if plain["format"] != _FORMAT:
                 return {}
-            return {str(url): _health(fields) for url, fields in plain["mirrors"].items()}
+            known = {str(url): _health(fields) for url, fields in plain["mirrors"].items()}
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
             _log.info("what is remembered of the mirrors cannot be read and counts as nothing: %s", error)
             return {}
+        for health in known.values():
+            health.corrected(self._clock())
+        return known
 
 
 def _merged(known: Health | None, seen: Health, *, since: Health) -> Health:
@@ -85,11 +88,12 @@ def _merged(known: Health | None, seen: Health, *, since: Health) -> Health:
     for name in _SUMS:
         setattr(merged, name, getattr(known, name) + getattr(seen, name) - getattr(since, name))
     merged.failures = known.failures + (seen.failures - since.failures)
-    new_bytes = max(0, len(seen.speeds) - len(since.speeds)) or (1 if seen.attempts > since.attempts else 0)
-    if new_bytes == 0:
-        # Nothing was measured here: the others' figures stand.
+    if seen.attempts == since.attempts:
+        # Nothing was measured here: the others' figures stand, and what they hold against it.
         merged.first_byte, merged.speed = known.first_byte, known.speed
-        merged.first_bytes, merged.speeds = deque(known.first_bytes, maxlen=64), deque(known.speeds, maxlen=64)
+        merged.first_bytes, merged.speeds = known.first_bytes.copy(), known.speeds.copy()
+    if seen.failures == since.failures and seen.attempts == since.attempts:
+        merged.blame, merged.barred = known.blame, known.barred
     merged.last_limited = max(filter(None, (known.last_limited, seen.last_limited)), default=None)
     merged.limited_until = max(known.limited_until, seen.limited_until)
     merged.barred_until = max(known.barred_until, seen.barred_until)

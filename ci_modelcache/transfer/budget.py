@@ -305,7 +305,8 @@ def _parsed(data: bytes, path: str) -> _Note | None:
         ):
             msg = "a number that is none"
             raise ValueError(msg)  # noqa: TRY301  # one more way to make no sense
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        time.gmtime(note.asked)  # raises for a time that no calendar has
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OverflowError, OSError) as error:
         _log.warning("%s makes no sense, and begins anew: %r", path, error)
         return None
     return note
