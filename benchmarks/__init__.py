@@ -1,0 +1,1 @@
+"""What is measured beside peers that people know; nothing here is part of the package."""
