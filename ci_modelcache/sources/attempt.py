@@ -30,6 +30,7 @@ class Reading:
         self._began = course.monotonic()
         self._first: float | None = None
         self._received = 0
+        self._outages = course.trials.outages(source.url)
 
     def __enter__(self) -> Self:
         return self
@@ -38,7 +39,7 @@ class Reading:
         fault = error if isinstance(error, FAULTS) else None
         self._done(fault)
         if fault is not None:
-            self._course.blame(self._source, fault)
+            self._course.blame(self._source, fault, outages=self._outages)
         elif error is None:
             self._course.router.succeeded(self._source)
         return fault is not None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from contextlib import closing
+from collections import Counter
+from contextlib import closing, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,17 +18,17 @@ from ci_modelcache.sources.lies import audit
 from ci_modelcache.sources.router import Later, Router, Source
 from ci_modelcache.sources.trials import Trials
 from ci_modelcache.transfer.assemble import SPLIT
+from ci_modelcache.transfer.partial import Revoked
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ci_modelcache.errors import IntegrityError, ModelCacheError
     from ci_modelcache.model.listing import ListedFile
     from ci_modelcache.model.ref import ModelRef
     from ci_modelcache.transfer.assemble import Claim, Claims
-    from ci_modelcache.transfer.partial import Partial, Stretch
     from ci_modelcache.transfer.retry import RetryPolicy
+    from ci_modelcache.transfer.stretches import Stretch
     from ci_modelcache.transfer.throttle import Throttle
 
 _log = logging.getLogger(__name__)
@@ -57,6 +59,8 @@ class Course:
     _audited: set[str] = field(factory=set)
     _on_trial: set[str] = field(factory=set)
     """Sources that have a connection for this file and get no second one: not compared yet, or not known to send ranges."""
+    sent: Counter[str] = field(factory=Counter)
+    """Bytes by URL that `stream` yielded."""
     convicted: list[str] = field(factory=list)
     """What is known about lies by now, in sentences that name the liar."""
 
@@ -74,7 +78,8 @@ class Course:
 
     def bring(self, claims: Claims, *, alone: Callable[[], bool], stopping: threading.Event) -> None:
         """As `Lanes` says."""
-        while not stopping.is_set():
+        # Work first: at the end of a file nobody is to wait for a source that has nothing to do.
+        while not stopping.is_set() and claims.worth_more():
             source = self._next(alone, stopping)
             if source is None:
                 return
@@ -83,8 +88,10 @@ class Course:
                 if claim is None:
                     return
                 try:
-                    self._bring(source, claim, claims, stopping)
-                    self._audit(source, claim, claims.partial)
+                    # `Revoked`: it lies, as was found out meanwhile, or the reader is gone.
+                    with suppress(Revoked):
+                        self._bring(source, claim, claims, stopping)
+                        self._audit(source, claim, claims)
                 finally:
                     claims.release(claim)
             finally:
@@ -102,16 +109,16 @@ class Course:
     def _is_to_be_audited(self, source: Source) -> bool:
         return self.file.size > _LARGE and source.url not in self._audited and bool(self.others(source.url))
 
-    def _audit(self, source: Source, claim: Claim, partial: Partial) -> None:
+    def _audit(self, source: Source, claim: Claim, claims: Claims) -> None:
         if self._is_to_be_audited(source) and claim.offset > claim.start:
             self._audited.add(source.url)
-            audit(source, claim, partial, self)
+            audit(source, claim, claims, self)
 
     def _bring(self, source: Source, claim: Claim, claims: Claims, stopping: threading.Event) -> None:
         partial = claims.partial
         with (
             self.attempting(source, claim.start, claim.stop) as reading,
-            partial.writing(claim.start, source.url) as pen,
+            partial.writing(claim.start, source.url, turn=claims.turn) as pen,
             closing(reading.pieces()) as pieces,
         ):
             for piece in pieces:
@@ -123,6 +130,33 @@ class Course:
                         return
             msg = f"{source.url} ended {self.file.path} at {pen.offset}, expected bytes up to {claim.stop}"
             raise BrokenOff(msg)
+
+    # --- without a place to keep anything
+
+    def stream(self) -> Iterator[bytes]:
+        """The bytes in order, over one connection at a time, from source after source; `sent` counts who sent them."""
+        offset, running = 0, threading.Event()
+        self.sent.clear()
+        while offset < self.file.size:
+            source = self._next(lambda: True, running)
+            assert source is not None  # noqa: S101  # nobody stops this, and it is alone
+            try:
+                with (
+                    self.attempting(source, offset, self.file.size) as reading,
+                    closing(reading.pieces()) as pieces,
+                ):
+                    for piece in pieces:
+                        part = piece[: self.file.size - offset]
+                        offset += len(part)
+                        self.sent[source.url] += len(part)
+                        yield part
+                        if offset == self.file.size:
+                            return
+                    msg = f"{source.url} ended {self.file.path} at {offset} of {self.file.size} bytes"
+                    raise BrokenOff(msg)
+            finally:
+                self._on_trial.discard(source.url)
+                self.router.give_back(source)
 
     # --- one source after another
 
@@ -148,24 +182,24 @@ class Course:
         return None
 
     def _wait(self, later: Later) -> float:
-        """Wait as long as *later* says; returns the seconds, none for a turn."""
+        """Wait as long as *later* says; returns the seconds of it that the clock has not seen, none for a turn."""
         if later.busy:
             self.retry.deadline.check(self.doing)
             self.router.wait_for_room(_TURN)
             return 0.0
-        because = self.trials.last_outage
+        because, began = self.trials.last_outage, self.router.clock()
         self.retry.wait(later.seconds, because, doing=self.doing, told="nobody else can be asked now", source=later.url)
-        return later.seconds
+        return max(0.0, later.seconds - (self.router.clock() - began))
 
     def attempting(self, source: Source, start: int, stop: int) -> Reading:
         """One attempt to have bytes *start* to *stop* from *source*."""
         return Reading(self, source, start, stop)
 
-    def blame(self, source: Source, error: ModelCacheError) -> None:
-        """*source* did wrong: it waits, or is not asked for this file any more."""
+    def blame(self, source: Source, error: ModelCacheError, *, outages: int) -> None:
+        """*source* did wrong: it waits, or is not asked for this file any more; *outages* as for `Trials.failed`."""
         asked = error.retry_after if isinstance(error, RateLimited) else None
         self.router.failed(source, error, self.file.path, retry_after=asked)
-        failures = self.trials.failed(source.url, error)
+        failures = self.trials.failed(source.url, error, outages=outages)
         if failures and isinstance(error, Unavailable):
             self.trials.waits(source.url, self.router.clock() + self.retry.delay(failures, error))
 

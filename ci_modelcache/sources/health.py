@@ -180,9 +180,9 @@ class Health:
         return True
 
     def corrected(self, now: float) -> None:
-        """Take back what can only come of a clock that was wrong: times that are too far in the future."""
-        self.limited_until = min(self.limited_until, now + LIMITED_MOST)
-        self.barred_until = min(self.barred_until, now + BARRED_MOST)
+        """Take back what can only come of a clock that was wrong: times that are too far in the future count as none."""
+        self.limited_until = self.limited_until if self.limited_until <= now + LIMITED_MOST else 0.0
+        self.barred_until = self.barred_until if self.barred_until <= now + BARRED_MOST else 0.0
         self.seen = min(self.seen, now)
 
     def found_right(self, size: int) -> None:

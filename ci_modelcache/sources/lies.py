@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ci_modelcache.model.digest import Expected
     from ci_modelcache.sources.course import Course
-    from ci_modelcache.transfer.assemble import Claim
+    from ci_modelcache.transfer.assemble import Claim, Claims
     from ci_modelcache.transfer.partial import Partial
 
 _log = logging.getLogger(__name__)
@@ -32,19 +32,23 @@ SAMPLE = 64 * 1024
 """Bytes that a new source is compared in."""
 
 
-def audit(source: Source, claim: Claim, partial: Partial, course: Course) -> None:
+def audit(source: Source, claim: Claim, claims: Claims, course: Course) -> None:
     """
     Compare a sample of what *source* just sent for *claim* with what another source sends.
 
     Where they differ a third one decides, or, without one, what was ever proven of the two; the loser is set aside for this file, and
-    what it sent of it is forgotten. That nobody else can be asked is no verdict: the digest decides in the end.
+    what it sent of it is forgotten. That nobody else can be asked is no verdict: the digest decides in the end. `Revoked` when the
+    reader of *claims* is gone.
     """
     length = min(SAMPLE, claim.offset - claim.start)
     start = claim.start + int(course.router.random() * (claim.offset - claim.start - length))
-    have = b"".join(partial.read(start, start + length))
+    partial = claims.partial
+    with partial.in_turn(claims.turn):
+        have = b"".join(partial.read(start, start + length))
     liar = _liar(source, start, have, course)
     if liar is not None:
-        _set_aside(liar, partial, course, f"a sample of {length} bytes at {start} differs from what others send")
+        with partial.in_turn(claims.turn):
+            _set_aside(liar, partial, course, f"a sample of {length} bytes at {start} differs from what others send")
 
 
 def settle(partial: Partial, course: Course, expected: Expected, wrong: DigestMismatch) -> None:
@@ -53,6 +57,12 @@ def settle(partial: Partial, course: Course, expected: Expected, wrong: DigestMi
 
     Raises *wrong*, with a note for each source, when nothing is left to try.
     """
+    strangers = {stretch.source for stretch in partial.stretches} - {source.url for source in course.router.sources}
+    for url in strangers:
+        # An earlier run had them from one who cannot be asked any more.
+        partial.disown(url)
+    if strangers:
+        return
     disputed = _first_dispute(partial, course)
     if disputed is not None:
         _decide(disputed, partial, course, expected, wrong)
@@ -62,6 +72,17 @@ def settle(partial: Partial, course: Course, expected: Expected, wrong: DigestMi
         for url in sorted({stretch.source for stretch in partial.stretches}):
             wrong.add_note(f"these bytes came from {url}")
         wrong.hint = wrong.hint or "name another source with --mirror; ci-modelcache mirrors check compares them"
+        raise wrong
+
+
+def settle_whole(course: Course, wrong: DigestMismatch) -> None:
+    """As `settle`, for a file of which nothing was kept: who sent it is set aside while there are others, and once all come again."""
+    url = max(course.sent, key=lambda each: course.sent[each])
+    if course.others(url):
+        course.set_aside(url, "the whole file is not what was promised")
+    elif not course.trials.begin_again(wrong):
+        for sender in sorted(course.sent):
+            wrong.add_note(f"these bytes came from {sender}")
         raise wrong
 
 
@@ -112,6 +133,8 @@ def _first_dispute(partial: Partial, course: Course) -> _Dispute | None:
 def _from_anybody(sources: Sequence[Source], start: int, stop: int, course: Course) -> tuple[Source, bytes] | None:
     """Bytes *start* to *stop* from the first of *sources* that sends them, and which one that is; None when nobody does."""
     for source in sources:
+        if start > 0 and source.bytes.sends_ranges is False:
+            continue  # all before would come, too, for each part that is compared
         try:
             return source, course.range_from(source, start, stop)
         except FAULTS as error:
@@ -134,9 +157,7 @@ def _liar(source: Source, start: int, have: bytes, course: Course) -> Source | N
 
 def _set_aside(liar: Source, partial: Partial, course: Course, why: str) -> None:
     course.set_aside(liar.url, why)
-    for stretch in partial.stretches:
-        if stretch.source == liar.url:
-            partial.forget(stretch.start, stretch.stop)
+    partial.disown(liar.url)
 
 
 def _is_right(partial: Partial, expected: Expected) -> bool:

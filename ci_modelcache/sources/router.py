@@ -130,12 +130,12 @@ class Router:
         The source to ask for a range of *path* now.
 
         *avoid* are URLs that are of no use for it, *waiting* tells until when (on `clock`) one is not to be asked again for it.
-        *waited*: the seconds of the `Later` that was the answer to this question a moment ago, and that have been waited for.
+        *waited*: seconds that have been waited for, and that `clock` does not show.
         """
         with self._lock:
             now = self.clock() + waited
             useful = [source for source in self.sources if source.url not in avoid]
-            if sum(source.busy for source in self.sources) >= self.connections:
+            if not useful or sum(source.busy for source in self.sources) >= self.connections:
                 return Later(0.0, busy=True)
             open_ = [source for source in useful if self._opens(source, waiting, barred=True) <= now]
             ready = [source for source in open_ if source.busy < int(source.window)]

@@ -38,6 +38,8 @@ class _Trial:
 
     failures: int = 0
     """In a row, since the last byte."""
+    outages: int = 0
+    """All of them; who began before the last was counted adds nothing."""
     lies: int = 0
     waits_until: float = 0.0
     last: ModelCacheError | None = None
@@ -91,15 +93,22 @@ class Trials:
             trial = self._trials.get(url)
             return 0.0 if trial is None else trial.waits_until
 
+    def outages(self, url: str) -> int:
+        """What to tell `failed` of an attempt that begins now."""
+        with self._lock:
+            return self._of(url).outages
+
     def progressed(self, url: str) -> None:
         """The source at *url* has sent something."""
         with self._lock:
             self._of(url).failures = 0
 
-    def failed(self, url: str, error: ModelCacheError) -> int:
+    def failed(self, url: str, error: ModelCacheError, *, outages: int | None = None) -> int:
         """
         The source at *url* did wrong; returns its failures in a row when it may be asked again after a pause, else 0.
 
+        *outages* is what `outages` said when the attempt began (None: just now). A server that restarts breaks all its
+        connections at once, which is one failure.
         One of many is left at once when it answers wrongly. The only one gets another chance: a bit that flipped on the way is
         right next time.
         """
@@ -107,7 +116,9 @@ class Trials:
             trial = self._of(url)
             trial.last = error
             if isinstance(error, Unavailable):
-                trial.failures += 1
+                if outages is not None and outages < trial.outages:
+                    return trial.failures
+                trial.failures, trial.outages = trial.failures + 1, trial.outages + 1
                 if trial.failures < self.attempts:
                     return trial.failures
                 error.add_note(f"gave up fetching {self.what} after {trial.failures} attempts")

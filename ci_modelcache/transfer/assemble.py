@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from ci_modelcache.transfer.parallel import Crew
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from ci_modelcache.transfer.deadline import Deadline
     from ci_modelcache.transfer.partial import Partial
@@ -43,6 +43,8 @@ class Claims:
 
     def __init__(self, partial: Partial) -> None:
         self.partial = partial
+        self.turn = partial.turn
+        """That of the reader for whom the claims are: whoever comes back when it is over does nothing more."""
         self.changed = threading.Condition()
         """Told when bytes arrive and when claims end."""
         self._claims: list[Claim] = []
@@ -130,15 +132,15 @@ class Lanes(Protocol):
         """Whether another connection could be opened now, and would help."""
 
 
-def assemble(partial: Partial, lanes: Lanes, *, deadline: Deadline, doing: str) -> Iterator[bytes]:
+def assemble(partial: Partial, lanes: Lanes, *, deadline: Deadline, doing: str) -> Generator[bytes, None, None]:
     """
     Yield the bytes of *partial* in order, while *lanes* bring what is missing of it.
 
     The first failure is raised when what arrived before it has been yielded as far as it is in one piece; the connections end
     when the reader does. Raises `Rewritten` when bytes that were yielded have been forgotten as wrong.
     """
-    claims = Claims(partial)
     partial.begin()
+    claims = Claims(partial)
     if partial.size <= SPLIT:
         yield from _in_one(partial, claims, lanes)
         return
@@ -164,7 +166,8 @@ def assemble(partial: Partial, lanes: Lanes, *, deadline: Deadline, doing: str) 
             _grow(crew, claims, lanes)
             with claims.changed:
                 if partial.frontier == offset and not crew.failures:
-                    claims.changed.wait(min(_LOOK, deadline.at_most(_LOOK)))
+                    claims.changed.wait(deadline.at_most(_LOOK))
+    partial.seal()
     partial.require_unchanged(offset)
 
 

@@ -96,6 +96,7 @@ class Crew:
         self._deadline = deadline
         self._changed = changed
         self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -109,14 +110,17 @@ class Crew:
     @property
     def size(self) -> int:
         """How many are at work."""
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
-        return len(self._threads)
+        with self._lock:
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            return len(self._threads)
 
     def grow(self) -> None:
         """Let one more begin."""
         thread = threading.Thread(target=self._run, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        # Under the lock: one that has not started yet looks as if it had ended.
+        with self._lock:
+            self._threads.append(thread)
+            thread.start()
 
     def _run(self) -> None:
         try:

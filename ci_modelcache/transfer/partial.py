@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import secrets
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
-from urllib.parse import quote, unquote
-
-from attrs import frozen
 
 from ci_modelcache.errors import Rewritten
 from ci_modelcache.transfer.land import explaining_full_disk, explaining_refusal
+from ci_modelcache.transfer.stretches import GONE, Stretch, over, parse_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,18 +24,7 @@ PREFIX = ".partial-"
 
 _LOGGED = 1024 * 1024
 """Bytes of one stretch after which the log is told; what a kill can cost for each connection."""
-_LINE = re.compile(r"(\d{1,19}) (\d{1,19}) (\S+)\n")
-_GONE = "-"
 _READ = 1024 * 1024
-
-
-@frozen
-class Stretch:
-    """Bytes *start* to *stop* (exclusive), which *source* sent."""
-
-    start: int
-    stop: int
-    source: str
 
 
 class Revoked(Exception):
@@ -59,8 +46,9 @@ class Partial:
         self._log = os.open(_log_of(path), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._lock = threading.Condition()
         self._turn = 0
-        self._writing = 0
-        self._landed = False
+        self._working = 0
+        self._left = False
+        self._disowned: Counter[str] = Counter()
         self._stretches: list[Stretch] = []
         self._recall()
         self._rewritten = size
@@ -125,12 +113,36 @@ class Partial:
             found.append((offset, self.size))
         return found
 
+    # --- whose turn it is
+
+    @property
+    def turn(self) -> int:
+        """What tells those who may write now from those who were left behind."""
+        with self._lock:
+            return self._turn
+
+    @contextmanager
+    def in_turn(self, turn: int) -> Iterator[None]:
+        """What is done to this file by whoever began in *turn*; `Revoked` when that is over."""
+        # A thread that hangs in a read may come back any time: after the descriptor was closed and its number was given
+        # to another file, or after what it brings was found wrong and replaced.
+        with self._lock:
+            if turn != self._turn:
+                raise Revoked
+            self._working += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._working -= 1
+                self._lock.notify_all()
+
     # --- bytes
 
     @contextmanager
-    def writing(self, start: int, source: str) -> Iterator[Pen]:
-        """Yield a `Pen` that writes what *source* sends, from offset *start* on."""
-        pen = Pen(self, start, source)
+    def writing(self, start: int, source: str, *, turn: int | None = None) -> Iterator[Pen]:
+        """Yield a `Pen` that writes what *source* sends, from offset *start* on, in *turn* (None: the present one)."""
+        pen = Pen(self, start, source, self.turn if turn is None else turn)
         try:
             yield pen
         finally:
@@ -149,8 +161,19 @@ class Partial:
     def forget(self, start: int, stop: int) -> None:
         """Take the bytes from *start* to *stop* as not received; who has read them learns it from `require_unchanged`."""
         if start < stop:
-            self._rewritten = min(self._rewritten, start)
-            self._note(Stretch(start, stop, _GONE))
+            gone = Stretch(start, stop, GONE)
+            with self._lock:
+                self._rewritten = min(self._rewritten, start)
+                self._stretches = over(self._stretches, gone)
+            self._note(gone)
+
+    def disown(self, source: str) -> None:
+        """Forget all that *source* has sent; what it is sending now is not taken any more (`Revoked`)."""
+        with self._lock:
+            self._disowned[source] += 1
+            found = [each for each in self._stretches if each.source == source]
+        for each in found:
+            self.forget(each.start, each.stop)
 
     def begin(self) -> None:
         """Somebody begins to read from the first byte; whoever was writing until now writes no more."""
@@ -161,10 +184,10 @@ class Partial:
         """Whoever was writing until now writes no more: to be called before bytes are proven, moved or given up."""
         with self._lock:
             self._turn += 1
-            self._lock.wait_for(lambda: self._writing == 0)
+            self._lock.wait_for(lambda: self._working == 0)
 
     def require_unchanged(self, stop: int) -> None:
-        """Raise `Rewritten` when anything before *stop* was forgotten since `begin`."""
+        """Raise `Rewritten` when anything before *stop* was forgotten, or written once more, since `begin`."""
         if self._rewritten < stop:
             msg = f"bytes from {self._rewritten} on were wrong, and are replaced"
             raise Rewritten(msg)
@@ -178,15 +201,17 @@ class Partial:
         # As `transfer.land` does, for the receipts: a later write is to show within one tick of the disk's clock.
         os.utime(self._descriptor, ns=(times.st_atime_ns, times.st_mtime_ns - 1_000_000))
         os.fsync(self._descriptor)
-        self.path.replace(target)
-        self._landed = True
+        # First the log: as soon as the name is free, both may be another's.
         with suppress(FileNotFoundError):
             _log_of(self.path).unlink()
+        self.path.replace(target)
+        self._left = True
 
     def discard(self) -> None:
         """Remove what was received: it is somewhere else by now, or no good."""
-        if self._landed:
-            return  # another process may have begun one of this name
+        if self._left:
+            return  # somebody else may have begun one of this name
+        self._left = True
         for path in (_log_of(self.path), self.path):
             with suppress(FileNotFoundError):
                 path.unlink()
@@ -200,33 +225,26 @@ class Partial:
             view, offset = view[written:], offset + written
 
     @contextmanager
-    def _in_turn(self, turn: int) -> Iterator[None]:
-        """A write of whoever began in *turn*; `Revoked` when that is over."""
-        # A thread that hangs in a read may come back any time: after the descriptor was closed and its number was given
-        # to another file, or after what it brings was found wrong and replaced.
-        with self._lock:
-            if turn != self._turn:
+    def _by(self, pen: Pen) -> Iterator[None]:
+        """A write of *pen*; `Revoked` when its turn is over, or its source was disowned since."""
+        with self.in_turn(pen.turn), explaining_full_disk(self.path):
+            if pen.trust != self._disowned[pen.source]:
                 raise Revoked
-            self._writing += 1
-        try:
-            with explaining_full_disk(self.path):
-                yield
-        finally:
-            with self._lock:
-                self._writing -= 1
-                self._lock.notify_all()
+            yield
 
-    def _arrived(self, start: int, stop: int, source: str) -> None:
+    def _arrived(self, pen: Pen, stretch: Stretch) -> None:
         with self._lock:
-            self._stretches = _over(self._stretches, Stretch(start, stop, source))
+            if pen.trust != self._disowned[pen.source]:
+                raise Revoked
+            known = [each for each in self._stretches if each.stop > stretch.start and each.start < stretch.stop]
+            # Whoever has read these bytes, and hashed them, has read others.
+            self._rewritten = min([self._rewritten, *(max(each.start, stretch.start) for each in known)])
+            self._stretches = over(self._stretches, stretch)
 
     def _note(self, stretch: Stretch) -> None:
-        with self._lock:
-            self._stretches = _over(self._stretches, stretch)
         with explaining_full_disk(self.path):
             # One write, at the end of the file: whole or, when it is killed just there, torn and then ignored.
-            line = f"{stretch.start} {stretch.stop} {quote(stretch.source, safe='/:')}\n"
-            os.write(self._log, line.encode())
+            os.write(self._log, stretch.line.encode())
 
     def _recall(self) -> None:
         """Read the log of an earlier run; what it says beyond the file's end has not arrived."""
@@ -234,35 +252,36 @@ class Partial:
         with open(self._log, "rb", closefd=False) as log:
             lines = log.read().decode("ascii", "replace").splitlines(keepends=True)
         for line in lines:
-            found = _LINE.fullmatch(line)
-            if found is not None and int(found[1]) < int(found[2]) <= min(have, self.size):
-                self._stretches = _over(self._stretches, Stretch(int(found[1]), int(found[2]), unquote(found[3])))
+            found = parse_line(line)
+            if found is not None and found.stop <= min(have, self.size):
+                self._stretches = over(self._stretches, found)
 
 
 class Pen:
     """Writes one stretch of a `Partial`, at `offset`."""
 
-    def __init__(self, partial: Partial, start: int, source: str) -> None:
+    def __init__(self, partial: Partial, start: int, source: str, turn: int) -> None:
         self.offset = start
+        self.source = source
+        self.turn = turn
+        self.trust = partial._disowned[source]  # noqa: SLF001  # its pen
         self._partial = partial
-        self._source = source
         self._logged = start
-        self._turn = partial._turn  # noqa: SLF001  # its pen
 
     def write(self, data: bytes) -> None:
         """Write *data* at the offset, and move on."""
-        with self._partial._in_turn(self._turn):  # noqa: SLF001  # as above
+        with self._partial._by(self):  # noqa: SLF001  # as above
             self._partial._put(self.offset, data)  # noqa: SLF001  # as above
             start, self.offset = self.offset, self.offset + len(data)
-            self._partial._arrived(start, self.offset, self._source)  # noqa: SLF001  # as above
+            self._partial._arrived(self, Stretch(start, self.offset, self.source))  # noqa: SLF001  # as above
         if self.offset - self._logged >= _LOGGED:
             self.flush()
 
     def flush(self) -> None:
         """Tell the log what was written."""
         if self.offset > self._logged:
-            with suppress(Revoked), self._partial._in_turn(self._turn):  # noqa: SLF001  # as above
-                self._partial._note(Stretch(self._logged, self.offset, self._source))  # noqa: SLF001  # as above
+            with suppress(Revoked), self._partial._by(self):  # noqa: SLF001  # as above
+                self._partial._note(Stretch(self._logged, self.offset, self.source))  # noqa: SLF001  # as above
             self._logged = self.offset
 
 
@@ -282,9 +301,11 @@ def _sweep_one(path: Path) -> bool:
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
+        if not _is_at(descriptor, path):
+            return False
         with suppress(FileNotFoundError):
             _log_of(path).unlink()
+        path.unlink()
     finally:
         os.close(descriptor)
     return True
@@ -292,6 +313,14 @@ def _sweep_one(path: Path) -> bool:
 
 def _log_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.log")
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether *path* still names the file that *descriptor* has open. While that is locked, only its holder changes it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _acquire(path: Path) -> tuple[int, Path, bool]:
@@ -310,31 +339,9 @@ def _acquire(path: Path) -> tuple[int, Path, bool]:
                 if not shared:
                     return os.open(candidate, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), candidate, False
                 break
-            if os.fstat(descriptor).st_nlink:
+            if _is_at(descriptor, candidate):
                 return descriptor, candidate, shared
-            os.close(descriptor)  # swept, or landed, between opening and locking
+            # Swept or landed between opening and locking. What has landed is final: a byte written there would be wrong for ever.
+            os.close(descriptor)
     msg = f"the new name {path} is locked"
     raise AssertionError(msg)
-
-
-def _over(known: list[Stretch], new: Stretch) -> list[Stretch]:
-    """*known* with *new* in the place of whatever it overlaps; neighbours of one source become one."""
-    before = [each for each in known if each.stop <= new.start]
-    after = [each for each in known if each.start >= new.stop]
-    cut = [
-        piece
-        for each in known[len(before) : len(known) - len(after)]
-        for piece in (
-            Stretch(each.start, new.start, each.source),
-            Stretch(new.stop, each.stop, each.source),
-        )
-        if piece.start < piece.stop
-    ]
-    middle = sorted([*cut, new] if new.source != _GONE else cut, key=lambda each: each.start)
-    joined: list[Stretch] = []
-    for each in (*before[-1:], *middle, *after[:1]):
-        if joined and joined[-1].stop == each.start and joined[-1].source == each.source:
-            joined[-1] = Stretch(joined[-1].start, each.stop, each.source)
-        else:
-            joined.append(each)
-    return [*before[:-1], *joined, *after[1:]]

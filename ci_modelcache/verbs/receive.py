@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -10,11 +11,14 @@ from attrs import frozen
 
 from ci_modelcache.errors import DigestMismatch, IntegrityError, Rewritten
 from ci_modelcache.model.ref import ModelRef
-from ci_modelcache.sources.lies import settle
+from ci_modelcache.sources.lies import settle, settle_whole
 from ci_modelcache.sources.mirrors import Mirrors
 from ci_modelcache.transfer.assemble import assemble
+from ci_modelcache.transfer.disk import Room
 from ci_modelcache.transfer.events import FileDone
+from ci_modelcache.transfer.land import explaining_refusal
 from ci_modelcache.transfer.partial import Partial
+from ci_modelcache.transfer.stretches import Stretch
 from ci_modelcache.verbs.step import Step
 
 if TYPE_CHECKING:
@@ -47,7 +51,8 @@ class Inbound:
     """
     From where the files of *ref*, which is pinned to a commit, come: *upstream*.
 
-    *folder* keeps what is half received; *fresh*: no use is made of what an earlier run left there.
+    *folder* keeps what is half received; *fresh*: no use is made of what an earlier run left there. What does not fit into
+    *room* is not kept; None: somebody has seen to that already.
     """
 
     ref: ModelRef
@@ -55,22 +60,54 @@ class Inbound:
     folder: Path
     step: Step
     fresh: bool = False
+    room: Room | None = None
 
 
 def receive(
-    file: ListedFile, inbound: Inbound, *, take: Callable[[Iterator[bytes], Partial], T], keep: bool = False
+    file: ListedFile, inbound: Inbound, *, take: Callable[[Iterator[bytes], Partial | None], T], keep: bool = False
 ) -> Received[T]:
     """
     Have *take* consume the bytes of *file* in order; it raises when they are not right.
 
     They are kept until they are: a later call goes on from there, whatever ended this one. *take* is given the
     partial file too, to move it to its place after the last byte was proven; it is called again when bytes were wrong and right
-    ones could be had. With *keep* they stay for a second call. Raises what `Course` and *take* raise.
+    ones could be had. With *keep* they stay for a second call. Where there is no room to keep them they come over one connection,
+    *take* gets None, and a later call begins again. Raises what `Course` and *take* raise.
     """
+    with ExitStack() as promises:
+        if inbound.room is not None and not promises.enter_context(inbound.room.promised(file.size)):
+            return _passed_on(file, inbound, take)
+        return _kept(file, inbound, take, keep=keep)
+
+
+def _passed_on(file: ListedFile, inbound: Inbound, take: Callable[[Iterator[bytes], Partial | None], T]) -> Received[T]:
+    _log.info("%s is not kept while it comes: the disk of %s is too full", file.path, inbound.folder)
+    step, course = inbound.step, inbound.upstream.course(inbound.ref, file)
+    started = step.clock()
+    result = _settled(file, course, lambda: step.attempt(lambda count: take(count(course.stream()), None)))
+    course.proven(Stretch(0, size, url) for url, size in course.sent.items())
+    seconds = step.clock() - started
+    course.router.events.record(FileDone(str(inbound.ref), file.path, file.size, seconds, dict(course.sent)))
+    return Received(result, dict(course.sent), file.size, tuple(course.convicted))
+
+
+def _settled(file: ListedFile, course: Course, attempt: Callable[[], T]) -> T:
+    while True:
+        try:
+            return attempt()
+        except DigestMismatch as wrong:
+            if sum(course.sent.values()) < file.size:
+                raise  # a source said so of itself, and all were asked
+            settle_whole(course, wrong)
+
+
+def _kept(
+    file: ListedFile, inbound: Inbound, take: Callable[[Iterator[bytes], Partial | None], T], *, keep: bool
+) -> Received[T]:
     ref, step = inbound.ref, inbound.step
     course = inbound.upstream.course(ref, file)
     started = step.clock()
-    with Partial.opened(inbound.folder, _name(file), file.size) as partial:
+    with explaining_refusal(inbound.folder), Partial.opened(inbound.folder, _name(file), file.size) as partial:
         if inbound.fresh:
             partial.forget(0, partial.size)
         resumed = partial.received
@@ -86,7 +123,8 @@ def receive(
     sources: dict[str, int] = {}
     for stretch in stretches:
         sources[stretch.source] = sources.get(stretch.source, 0) + stretch.stop - stretch.start
-    course.router.events.record(FileDone(str(ref), file.path, file.size, step.clock() - started, sources))
+    if not keep:
+        course.router.events.record(FileDone(str(ref), file.path, file.size, step.clock() - started, sources))
     return Received(result, sources, max(0, file.size - resumed), tuple(course.convicted))
 
 
@@ -96,10 +134,12 @@ def senders(sources: Mapping[str, int], upstream: Upstream) -> str:
 
 
 def _taken(
-    file: ListedFile, partial: Partial, course: Course, step: Step, take: Callable[[Iterator[bytes], Partial], T]
+    file: ListedFile, partial: Partial, course: Course, step: Step, take: Callable[[Iterator[bytes], Partial | None], T]
 ) -> T:
     def attempt(count: Count) -> T:
-        return take(count(assemble(partial, course, deadline=step.deadline, doing=course.doing)), partial)
+        # Closed whatever *take* does: an error would keep it, and its connections at work, for as long as itself.
+        with closing(assemble(partial, course, deadline=step.deadline, doing=course.doing)) as pieces:
+            return take(count(pieces), partial)
 
     while True:
         try:
