@@ -42,6 +42,7 @@ from ci_modelcache.verbs.resolve import Resolution, note_head, resolve, resolve_
 from tests.parts.hub import TINY
 from tests.parts.hub_faults import HangUp, Silence, Status, WithHeaders, api
 from tests.parts.stores import Failing, touching
+from tests.parts.users import unprivileged
 from tests.parts.verbs import REPO, SECRET, Bench, files_in, flipped, pinned, spoil, swap
 
 if TYPE_CHECKING:
@@ -452,6 +453,9 @@ def test_a_damaged_note_or_a_folder_that_cannot_be_one_costs_a_question(bench: B
             sparing(bench).resolve(REF.at("v9"))
         assert statuses(bench) == [404]
         note.unlink()
+    with unprivileged(folder, mode=0), pytest.raises(RevisionNotFound):
+        sparing(bench).resolve(REF.at("v9"))
+    assert statuses(bench) == [404]
     folder.rmdir()
     folder.write_bytes(b"")
     for _ in range(2):

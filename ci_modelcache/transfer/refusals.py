@@ -43,13 +43,15 @@ class Refusals:
     def recall(self, question: str) -> None:
         """Raise what was the answer to *question*, when it was a refusal that still counts, with its age."""
         path = self._path(question)
-        if not self.believe or not path.exists():
+        if not self.believe:
             return
         try:
             kept = json.loads(path.read_bytes())
             age = self._age(path)
             kind, message, hint = _KINDS[kept["kind"]], str(kept["message"]), str(kept["hint"])
-        except (OSError, ValueError, TypeError, LookupError) as error:
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
             _log.debug("a remembered refusal cannot be read: %s", error)
             return
         if 0 <= age < LASTING:
