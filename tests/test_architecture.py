@@ -159,6 +159,8 @@ FORBIDDEN_IMPORTS = (
     ("only cli/ knows terminals and flags", "transfer/progress.py", "import click"),
     ("only cli/drawing.py draws", "verbs/stats.py", "from matplotlib.figure import Figure"),
     ("only cli/drawing.py draws", "cli/charts.py", "def late():\n    import matplotlib.pyplot"),
+    ("only sources/tokens/ encrypts", "sources/token.py", "import cryptography.fernet"),
+    ("only sources/tokens/ encrypts", "verbs/auth.py", "def late():\n    import keyring"),
     ("only model/ turns values into documents", "cache/records.py", "import cattrs"),
 )
 """Contract, module that breaks it, and the lines that do."""
