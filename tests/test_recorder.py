@@ -456,7 +456,7 @@ def test_a_report_of_another_format_is_refused(report: Path) -> None:
     _write(report, {"event": "run", "format": 2, "anything": "else"})
     with pytest.raises(ConfigError, match="this report has format 2, and this version reads format 1") as refusal:
         list(read(report))
-    assert refusal.value.hint == "read it with the version of ci-modelcache that wrote it"
+    assert refusal.value.hint == "another version wrote it: read it with that one"
 
 
 def test_a_file_that_is_not_there_and_a_folder_are_said_to_be_so(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def _understood(plain: object, where: str) -> Recorded | Skipped:
         raise ValueError(msg)  # noqa: TRY004  # as all that is wrong with a line
     if kind == RunStarted.kind and plain.get("format") != FORMAT:
         msg = f"{where}: this report has format {plain.get('format')!r:.20}, and this version reads format {FORMAT}"
-        raise ConfigError(msg, hint="read it with the version of ci-modelcache that wrote it")
+        raise ConfigError(msg, hint="another version wrote it: read it with that one")
     if kind not in _KINDS:
         return Skipped(where, kind)
     _require(plain, kind)
