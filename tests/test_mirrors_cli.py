@@ -162,9 +162,8 @@ def test_a_mirror_that_is_behind_is_stale_and_both_commits_are_named(run: Run, h
     assert (stale["verdict"], fine["verdict"]) == ("stale", "ok")
     assert (stale["commit"], stale["expected"]) == (repository(mirror).branches["main"], new)
     assert stale["since"]
-    assert stale["detail"].startswith(
-        f"main is {stale['commit']} here, and {new} by the authority, which was made {stale['since']}"
-    )
+    told = f"main is {stale['commit']} here, and {new} by the authority, which was made {stale['since']}"
+    assert stale["detail"] == told, "that it lacks what the authority has is no news"
 
 
 def test_a_mirror_that_heard_of_a_push_before_us_is_not_stale(run: Run, hubs: Hubs) -> None:
@@ -293,7 +292,8 @@ def test_a_mirror_that_knows_no_ranges_is_not_blamed(run: Run, hubs: Hubs) -> No
     mirror.faults.append(faults.IgnoredRange(when=large))
     outcome = run(f"mirrors check {REPO} --json")
     assert outcome.code == 0, outcome
-    assert "from its beginning only, so it was not sampled" in outcome.json["checks"][0]["detail"]
+    told = f"{SMALL} is right; it sends {LARGE} from its beginning only, so it was not sampled"
+    assert outcome.json["checks"][0]["detail"] == told
 
 
 def test_a_store_is_checked_by_its_bytes_and_a_missing_folder_says_so(
@@ -483,6 +483,7 @@ def test_a_poisoned_mirror_is_found_alone_and_costs_all_together_nothing(run: Ru
     assert "expected digest" in lying["error"]
     assert (honest["failed"], together["failed"]) == (0, 0)
     assert together["sources"] == {authority.url: 2 * len(FILES[LARGE])}
+    assert together["received"] == 2 * len(FILES[LARGE])
     assert run("mirrors --json").json["mirrors"][0]["state"] == "barred"
 
 
@@ -503,6 +504,15 @@ def test_when_nobody_brings_the_file_the_exit_code_is_that_of_all_together(run: 
     outcome = run(f"mirrors bench {REPO} --downloads 1")
     assert outcome.code == 11, outcome
     assert "utilisation  none: no source brought the file alone" in outcome.out
+
+
+def test_of_what_breaks_off_for_good_nothing_is_kept(run: Run, hubs: Hubs, tmp_path: Path) -> None:
+    for hub in hubs(2):
+        hub.faults += [faults.Dies(when=large, after=1), faults.ResetAtShare(when=large, share=0.3)]
+    outcome = run(f"mirrors bench {REPO} --downloads 1 --json")
+    assert outcome.code == 11, outcome
+    assert [each["received"] > 0 for each in outcome.json["sources"]] == [True, True]
+    assert list((tmp_path / "state" / "bench").iterdir()) == []
 
 
 def test_at_the_deadline_the_figures_so_far_are_shown(run: Run, hubs: Hubs) -> None:

@@ -143,7 +143,12 @@ class _Finding:
         """It is *verdict*, for the reason *why*."""
         if self.verdict in {OK, UNJUDGED} or verdict == WRONG:
             self.verdict = verdict
-        self.words.append(why)
+        self.note(why)
+
+    def note(self, what: str) -> None:
+        """Say *what*, once."""
+        if what not in self.words:
+            self.words.append(what)
 
 
 def _verdict(error: ModelCacheError) -> str:
@@ -267,7 +272,7 @@ class _Inquiry:
         agreed = [finding for finding in asked if finding.verdict == OK and finding.samples == SAMPLES]
         told = "are the same elsewhere" if len(agreed) > 1 else "came, with nobody else's to compare them with"
         for finding in agreed:
-            finding.words.append(f"{SAMPLES} samples of {large.path} {told}")
+            finding.note(f"{SAMPLES} samples of {large.path} {told}")
 
     def _prove(self, finding: _Finding, file: ListedFile, ref: ModelRef) -> None:
         def read(patience: RetryPolicy) -> None:
@@ -277,7 +282,7 @@ class _Inquiry:
                 finding.compared += len(piece)
 
         if self._reads(finding, read, file):
-            finding.words.append(f"{file.path} is right")
+            finding.note(f"{file.path} is right")
 
     def _compare(self, file: ListedFile, start: int, stop: int, ref: ModelRef) -> None:
         answers: dict[str, bytes] = {}
@@ -305,7 +310,7 @@ class _Inquiry:
                 patience.call(lambda: read(patience), doing=doing)
         except Misanswer as error:
             if error.about == "range" and finding.source.sends_ranges is False:
-                finding.words.append(f"it sends {file.path} from its beginning only, so it was not sampled")
+                finding.note(f"it sends {file.path} from its beginning only, so it was not sampled")
                 return False
             finding.fault(error)
             return False
