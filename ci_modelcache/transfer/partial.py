@@ -253,8 +253,13 @@ class Partial:
             lines = log.read().decode("ascii", "replace").splitlines(keepends=True)
         for line in lines:
             found = parse_line(line)
-            if found is not None and found.stop <= min(have, self.size):
-                self._stretches = over(self._stretches, found)
+            if found is None:
+                continue
+            if found.source != GONE and found.stop > min(have, self.size):
+                # Said for good: when the file has grown again, this line would be believed, and its source blamed for a hole.
+                found = Stretch(found.start, found.stop, GONE)
+                self._note(found)
+            self._stretches = over(self._stretches, found)
 
 
 class Pen:
