@@ -58,6 +58,24 @@ def test_another_process_waits_until_the_deadline_and_says_for_what(
         process.communicate("", timeout=20)
 
 
+def test_who_has_only_so_much_patience_goes_on_without_the_lock_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = holder("a", tmp_path)
+    try:
+        process.send_signal(signal.SIGSTOP)
+        with exclusive("a", folder=tmp_path, deadline=Deadline(), patience=0.2):
+            assert "working on a without a lock: its holder has not gone on for 0.2 s" in caplog.text
+        with (
+            pytest.raises(DeadlineExceeded),
+            exclusive("a", folder=tmp_path, deadline=Deadline(0.1), patience=20),
+        ):
+            pass
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.communicate("", timeout=20)
+
+
 @pytest.mark.parametrize("end", ["well", "killed"])
 def test_the_lock_is_free_when_its_holder_ends(tmp_path: Path, end: str) -> None:
     process = holder("a", tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -418,6 +419,33 @@ def test_who_waits_for_a_token_keeps_to_his_deadline(means: Means, server: Token
         ask(source, seconds=0.2)
     go_on.set()
     first.join(30)
+
+
+def test_a_process_that_was_stopped_while_it_asked_stops_nobody_else(
+    means: Means, server: TokenServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ci_modelcache.sources.tokens.cached.PATIENCE", 0.2)
+    reached, go_on, hand_out = threading.Event(), threading.Event(), server.answer
+
+    def stall(asked: Asked) -> Reply:
+        if not reached.is_set():
+            reached.set()
+            go_on.wait(30)
+        return hand_out(asked)
+
+    server.answer = stall
+    text = f"exchange:{server.url}/token?subject=env:KEY"
+    arguments = [sys.executable, "-c", PROCESS, str(tmp_path), text, KEY]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert reached.wait(30)
+        process.send_signal(signal.SIGSTOP)
+        assert ask(token_source(text, host=HOST, means=means)) == "issued-1-opaque"
+        process.send_signal(signal.SIGCONT)
+        go_on.set()
+        assert process.communicate(timeout=30)[0].split()[-1] == "issued-2-opaque"
 
 
 PROCESS = """

@@ -31,6 +31,10 @@ _log = logging.getLogger(__name__)
 
 YOUNG = 10.0
 """Seconds; a token that is refused when so young did not end: a new one would be refused too."""
+PATIENCE = 40.0
+"""Seconds for which another process is let ask in our place: more than a program has to print a token."""
+_BRIEFLY = 5.0
+"""The same while the old token still serves."""
 _AGAIN = 30.0
 """Seconds between two tries to renew a token that still serves."""
 
@@ -100,7 +104,7 @@ class Cached:
     A `TokenSource` for what costs a request: kept in memory and, when it says how long it is good, in *vault*.
 
     Of all threads of this process and all processes that share *locks* one asks, and the others wait for what it gets, or
-    share its failure. While the old token still serves nobody waits, and when no new one comes it is used until its end.
+    share its failure; but nobody waits for ever for a process that was stopped. While the old token still serves nobody waits, and when no new one comes it is used until its end.
     """
 
     def __init__(
@@ -155,7 +159,7 @@ class Cached:
                 # While this caller waited another one failed: asking again at once would tell nothing new.
                 raise copy.copy(self._failure)
             try:
-                found = self._ask(old, deadline)
+                found = self._ask(old, deadline, patience=PATIENCE)
             except DeadlineExceeded:
                 raise  # of that caller alone
             except ModelCacheError as error:
@@ -166,18 +170,19 @@ class Cached:
 
     def _renew(self, held: Issued, deadline: Deadline) -> None:
         try:
-            self._held = self._ask(held, deadline)
+            self._held = self._ask(held, deadline, patience=_BRIEFLY)
         except ModelCacheError as error:
             self._not_before = self._now() + _AGAIN
             _log.warning("the token for %s could not be renewed, the old one is used: %s", self._asking.host, error)
 
-    def _ask(self, old: Issued | None, deadline: Deadline) -> Issued:
-        """From the vault, if another process put a new one there; else from the provider, alone among all processes."""
+    def _ask(self, old: Issued | None, deadline: Deadline, *, patience: float) -> Issued:
+        """From the vault, if another process put a new one there; else from the provider, alone among all processes that go on."""
         provider = self._asking.provider
         label = self._label = Label(self._asking.host, provider.name, provider.identity())
         vault = self._vault()
         name = f"the token for {label.host}"
-        with exclusive(f"{name} of {label.provider}", folder=self._locks, deadline=deadline):
+        lock = f"{name} of {label.provider}"
+        with exclusive(lock, folder=self._locks, deadline=deadline, patience=patience):
             kept = vault.get(label)
             if kept is not None and (old is None or kept.token != old.token) and kept.renew_at > self._now():
                 self._asking.found(kept)
