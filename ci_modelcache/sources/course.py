@@ -21,7 +21,7 @@ from ci_modelcache.transfer.assemble import SPLIT
 from ci_modelcache.transfer.partial import Revoked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
     from ci_modelcache.errors import IntegrityError, ModelCacheError
     from ci_modelcache.model.listing import ListedFile
@@ -133,7 +133,7 @@ class Course:
 
     # --- without a place to keep anything
 
-    def stream(self) -> Iterator[bytes]:
+    def stream(self) -> Generator[bytes, None, None]:
         """The bytes in order, over one connection at a time, from source after source; `sent` counts who sent them."""
         offset, running = 0, threading.Event()
         self.sent.clear()

@@ -77,8 +77,8 @@ def settle(partial: Partial, course: Course, expected: Expected, wrong: DigestMi
 
 def settle_whole(course: Course, wrong: DigestMismatch) -> None:
     """As `settle`, for a file of which nothing was kept: who sent it is set aside while there are others, and once all come again."""
-    url = max(course.sent, key=lambda each: course.sent[each])
-    if course.others(url):
+    url = max(course.sent, key=lambda each: course.sent[each], default="")
+    if url and course.others(url):
         course.set_aside(url, "the whole file is not what was promised")
     elif not course.trials.begin_again(wrong):
         for sender in sorted(course.sent):

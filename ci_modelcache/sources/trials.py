@@ -139,15 +139,14 @@ class Trials:
     def relent(self) -> bool:
         """Whether somebody was barred only for ignoring ranges, and is asked now, once more, to send all from the beginning."""
         with self._lock:
-            found = 0
             for source in self.sources:
                 trial = self._of(source.url)
                 if trial.relented or not _is_about_ranges(trial.verdict) or not isinstance(source.bytes, Skipping):
                     continue
-                found += 1
                 source.bytes.strict_ranges = False
                 trial.verdict, trial.lies, trial.relented = None, 0, True
-            return found > 0
+            # Not only those of this call: another connection may have asked just before.
+            return any(self._of(source.url).verdict is None for source in self.sources)
 
     def verdict(self) -> ModelCacheError:
         """The error to raise when every source is barred: wrong answers before outages, outages before refusals, misses last."""

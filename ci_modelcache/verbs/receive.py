@@ -84,7 +84,12 @@ def _passed_on(file: ListedFile, inbound: Inbound, take: Callable[[Iterator[byte
     _log.info("%s is not kept while it comes: the disk of %s is too full", file.path, inbound.folder)
     step, course = inbound.step, inbound.upstream.course(inbound.ref, file)
     started = step.clock()
-    result = _settled(file, course, lambda: step.attempt(lambda count: take(count(course.stream()), None)))
+
+    def attempt(count: Count) -> T:
+        with closing(course.stream()) as pieces:
+            return take(count(pieces), None)
+
+    result = _settled(file, course, lambda: step.attempt(attempt))
     course.proven(Stretch(0, size, url) for url, size in course.sent.items())
     seconds = step.clock() - started
     course.router.events.record(FileDone(str(inbound.ref), file.path, file.size, seconds, dict(course.sent)))
