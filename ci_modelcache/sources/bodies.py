@@ -191,11 +191,10 @@ def _exactly(pieces: Iterator[bytes], count: int, doing: str) -> Iterator[bytes]
 
 
 def _skipping(count: int, pieces: Iterator[bytes], deadline: Deadline, doing: str) -> Iterator[bytes]:
-    """*pieces* without the first *count* bytes; they cost their time, so the deadline is looked at here."""
+    """*pieces* without the first *count* bytes; they cost their time, so the deadline is looked at here, and it is no silence."""
     for piece in pieces:
         deadline.check(doing)
-        if count < len(piece):
-            yield piece[count:]
+        yield piece[count:]
         count = max(0, count - len(piece))
 
 

@@ -46,7 +46,8 @@ def watched(
 
     Only the seconds in which *pieces* is waited for make up the *window*: a consumer that writes, hashes, or is slowed down
     on purpose never makes its source look slow. *floor* is asked some times in a window, from the first full one on. Bytes that
-    came are passed on before the verdict, so that none is fetched twice. A wait within *pieces* cannot be cut short here:
+    came are passed on before the verdict, so that none is fetched twice. An empty piece says that something came which nobody
+    wants: the window begins anew. A wait within *pieces* cannot be cut short here:
     it needs a time limit of its own, best that of the window.
     """
     window_of = _Window(window)
@@ -59,6 +60,8 @@ def watched(
         full = window_of.add(silence, len(piece))
         if piece:
             yield piece
+        else:
+            window_of, full = _Window(window), False
         if silence >= window:
             msg = f"{what}: nothing came for {silence:.0f} s"
             raise Stalled(msg)
