@@ -97,8 +97,9 @@ def world(tmp_path: Path) -> Iterator[World]:
 # --- mirrors.md
 
 
-def test_the_first_example_restores_from_the_mirrors(world: World) -> None:
+def test_the_first_example_which_the_readme_has_too_restores_from_the_mirrors(world: World) -> None:
     restoring, _ = blocks(MIRRORS, "sh")
+    assert restoring in blocks((ROOT / "README.md").read_text(), "sh")
     world.hubs[AUTHORITY].faults.append(Status(status=503))
     (path,) = world.shell(restoring).splitlines()
     assert (Path(path) / "model.safetensors").read_bytes() == FILES["model.safetensors"]
