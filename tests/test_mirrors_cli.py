@@ -355,6 +355,7 @@ def test_after_a_fetch_it_tells_how_each_did_and_why_it_was_chosen(run: Run, hub
     assert lying["failures"]["wrong-bytes"] >= 1
     assert lying["decided"].startswith("left alone for ")
     assert lying["barred_until"] > told.json["now"]
+    assert honest["barred_until"] is honest["limited_until"] is honest["last_limited"] is None
     assert honest["proven"] >= sum(map(len, FILES.values()))
     assert honest["ttfb_p50"] > 0
     assert honest["speed_p50"] > 0
@@ -501,6 +502,11 @@ def test_connections_that_break_off_are_counted_as_retries(run: Run, hubs: Hubs)
 def test_when_nobody_brings_the_file_the_exit_code_is_that_of_all_together(run: Run, hubs: Hubs) -> None:
     for hub in hubs(2):
         hub.faults.append(faults.Status(when=faults.files, status=503))
+    measured = run(f"mirrors bench {REPO} --downloads 1 --json")
+    assert measured.json["exit_code"] == 11
+    for each in measured.json["sources"]:
+        assert each["causes"] == {"unavailable": 6}
+        assert (each["failed"], each["retries"], each["retry_rate"]) == (1, 5, 500.0), "the first is no retry"
     outcome = run(f"mirrors bench {REPO} --downloads 1")
     assert outcome.code == 11, outcome
     assert "utilisation  none: no source brought the file alone" in outcome.out
