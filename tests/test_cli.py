@@ -728,6 +728,8 @@ def test_doctor_says_what_is_well_and_what_is_not(run: Any) -> None:
     assert re.search(
         r"^ok +upstream: http://127.0.0.1:\d+ knows org/name@main as [0-9a-f]{40}$", outcome.out, re.MULTILINE
     )
+    with_mirror = run("doctor org/name --mirror https://hub.internal")
+    assert "hub.internal" not in with_mirror.out, "who was not asked"
     failed = run("doctor org/none --json")
     assert failed.code in {10, 12}
     assert [check["name"] for check in failed.json["checks"] if check["status"] == "failed"] == ["upstream"]

@@ -35,7 +35,8 @@ def command(ctx: click.Context, run: Run, ref: str | None) -> None:
     run.forced = True  # what is examined is how it is now
     report = doctor(
         cache=run.cache_to_see,
-        upstream=lambda: run.upstream,
+        # Who is asked what a revision means; of mirrors `mirrors check` tells.
+        upstream=lambda: run.upstream if run.config.offline else run.upstreams.authority,
         folders=(run.config.state, run.config.hub_cache),
         ref=None if ref is None else ModelRef.parse(ref),
         write=run.may_save,
