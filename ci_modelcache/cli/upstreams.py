@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from ci_modelcache.stores.protocol import Store
     from ci_modelcache.transfer.events import Events
     from ci_modelcache.transfer.retry import RetryPolicy
+
+_log = logging.getLogger(__name__)
 
 TOKENS = "tokens"
 """The folder of the state in which tokens are kept."""
@@ -131,10 +134,18 @@ class Upstreams:
     def _sources(self) -> Iterator[tuple[int, Mirror | None, ByteSource]]:
         """Priority, mirror and source of each, each URL once; the authority among them, or else last."""
         config = self._config
-        own = self._hub(config.endpoint).url
-        named = [(mirror.priority, mirror, self._source(mirror)) for mirror in config.mirrors]
-        yield from named
-        if own not in {source.url for _, _, source in named}:
+        named: set[str] = set()
+        for mirror in sorted(config.mirrors, key=lambda each: each.priority):
+            try:
+                source = self._source(mirror)
+            except ModelCacheError as error:
+                # One of several, such as a folder that is not mounted here: the others have what it has.
+                _log.warning("the mirror %s is left out: %s", mirror.url, error)
+                continue
+            if source.url not in named:
+                named.add(source.url)
+                yield mirror.priority, mirror, source
+        if self._hub(config.endpoint).url not in named:
             yield _LAST, None, self._hub(config.endpoint, strict_ranges=bool(named))
 
     def _source(self, mirror: Mirror) -> ByteSource:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ci_modelcache.errors import Unavailable
 from ci_modelcache.sources.course import Course
+from ci_modelcache.sources.health import FAULTS
 from ci_modelcache.sources.router import Router, Source
 
 if TYPE_CHECKING:
@@ -117,10 +118,9 @@ class Mirrors:
             for trusted in self._trusted:
                 try:
                     answer = mirror(trusted)
-                except Unavailable as error:
-                    outage.add_note(
-                        f"and {trusted.url}, which may be believed, does not answer either: {error.message}"
-                    )
+                except FAULTS as error:
+                    # Also its "no": nobody but the authority can say that there is no such thing.
+                    outage.add_note(f"and {trusted.url}, which may be believed, does not know either: {error.message}")
                     continue
                 _log.warning("%s; believing the mirror %s, as --trust-mirror-metadata says", outage, trusted.url)
                 self.believed = trusted.url
