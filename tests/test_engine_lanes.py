@@ -250,3 +250,19 @@ def test_ranges_that_are_at_work_end_with_a_liar(tmp_path: Path, clock: Clock) -
         way.bring(Claims(partial), alone=lambda: True, stopping=threading.Event())
         assert {each.source for each in partial.stretches} == {"https://b"}
         assert not partial.gaps()
+
+
+def test_who_was_only_suspected_is_asked_again_when_nobody_else_answers(tmp_path: Path, clock: Clock) -> None:
+    data = bytes(1000)
+
+    def away(_start: int) -> None:
+        raise BrokenOff("away")
+
+    routes = router(Sending(data), Sending(data, "b", before=away), clock=clock)
+    way = course(data, routes, clock, attempts=2)
+    way.set_aside("https://a", "differs from https://b")
+    with Partial.opened(tmp_path, "3" * 64, len(data)) as partial:
+        way.bring(Claims(partial), alone=lambda: True, stopping=threading.Event())
+        assert not partial.gaps()
+        way.proven(partial.stretches)
+    assert way.convicted == []

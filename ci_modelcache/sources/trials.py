@@ -137,14 +137,21 @@ class Trials:
     # --- when nobody is left
 
     def relent(self) -> bool:
-        """Whether somebody was barred only for ignoring ranges, and is asked now, once more, to send all from the beginning."""
+        """
+        Whether somebody is asked now, once more, who was barred for less than a failure.
+
+        That is who ignored ranges, to send all from the beginning; and who was only suspected, as those who were believed
+        instead are of no use: what they sent stays, and the digest decides.
+        """
         with self._lock:
             for source in self.sources:
                 trial = self._of(source.url)
-                if trial.relented or not _is_about_ranges(trial.verdict) or not isinstance(source.bytes, Skipping):
+                ignores = _is_about_ranges(trial.verdict) and isinstance(source.bytes, Skipping)
+                if trial.relented or not (ignores or trial.aside):
                     continue
-                source.bytes.strict_ranges = False
-                trial.verdict, trial.lies, trial.relented = None, 0, True
+                if ignores and isinstance(source.bytes, Skipping):
+                    source.bytes.strict_ranges = False
+                trial.verdict, trial.aside, trial.lies, trial.relented = None, "", 0, True
             # Not only those of this call: another connection may have asked just before.
             return any(self._of(source.url).verdict is None for source in self.sources)
 
