@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,7 @@ import trustme
 
 from ci_modelcache.demo.exchange import Reply
 from ci_modelcache.demo.hub import LoopbackHub
-from ci_modelcache.errors import AccessDenied, ConfigError, DeadlineExceeded, IntegrityError, Unavailable
+from ci_modelcache.errors import AccessDenied, ConfigError, DeadlineExceeded, IntegrityError, Stalled, Unavailable
 from ci_modelcache.sources.answers import seconds_to_wait
 from ci_modelcache.sources.http import Credential, HttpSession, Origin
 from ci_modelcache.sources.token import StaticToken, Token
@@ -344,6 +345,49 @@ def test_an_answer_that_trickles_is_given_up(hub: LoopbackHub, endpoint: MakeEnd
         endpoint(hub.url, over=session, attempts=1).listing(REF, commit)
     with pytest.raises(DeadlineExceeded):
         endpoint(hub.url, seconds=0.2).listing(REF, commit)
+
+
+_NEVER_ENDING = {
+    "a header": (b"HTTP/1.1 200 OK\r\nX-Long: ", b"x"),
+    "headers of 100 Continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "the length of a chunk": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+    "the trailer": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n"),
+}
+
+
+@pytest.mark.parametrize(("first", "again"), _NEVER_ENDING.values(), ids=_NEVER_ENDING)
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "through a proxy"])
+def test_what_is_never_silent_and_never_ends_is_given_up(
+    session: HttpSession, monkeypatch: pytest.MonkeyPatch, first: bytes, again: bytes, *, proxied: bool
+) -> None:
+    monkeypatch.setattr("ci_modelcache.sources.patience.SECONDS", 0.3)
+    ended = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _address = server.accept()
+        with connection, suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(first)
+            for _ in range(500):  # what lasts until their end fails in another way
+                if ended.wait(0.02):
+                    break
+                connection.sendall(again)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        if proxied:
+            monkeypatch.setenv("HTTP_PROXY", url)
+            monkeypatch.delenv("NO_PROXY", raising=False)
+            url = "http://hub.example/"
+        thread = threading.Thread(target=drip, args=(server,))
+        thread.start()
+        with (
+            pytest.raises(Stalled, match="no answer in time"),
+            session.ask(url, doing="asking", deadline=Deadline()) as answer,
+        ):
+            answer.read(1000)
+        ended.set()
+        thread.join()
 
 
 class _TrickledJson(Trickle):

@@ -11,13 +11,13 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 from attrs import field, frozen
-from requests.adapters import HTTPAdapter
 
 from ci_modelcache.errors import IntegrityError, Misanswer, Unavailable
 from ci_modelcache.model.hidden import Secrets
 from ci_modelcache.model.redact import redact
 from ci_modelcache.sources.certificates import checked
 from ci_modelcache.sources.grants import grant_of, quota_of
+from ci_modelcache.sources.patience import PatientAdapter
 from ci_modelcache.sources.token import Token, TokenSource
 from ci_modelcache.sources.transport import translating
 from ci_modelcache.transfer.budget import Budget, Unmetered
@@ -221,7 +221,7 @@ class HttpSession(requests.Session):
         # identity: an encoded body has other bytes than those that were promised.
         self.headers.update({"User-Agent": "ci-modelcache", "Accept-Encoding": "identity"})
         # No retries here: they are counted in transfer.retry, once.
-        adapter = HTTPAdapter(pool_connections=16, pool_maxsize=64, max_retries=0)
+        adapter = PatientAdapter(pool_connections=16, pool_maxsize=64, max_retries=0)
         for scheme in _PORTS:
             self.mount(f"{scheme}://", adapter)
 
