@@ -66,7 +66,7 @@ def settle(partial: Partial, course: Course, expected: Expected, wrong: DigestMi
     disputed = _first_dispute(partial, course)
     if disputed is not None:
         _decide(disputed, partial, course, expected, wrong)
-    elif course.trials.begin_again(wrong):
+    elif course.trials.begin_again(wrong, {stretch.source for stretch in partial.stretches}):
         partial.forget(0, partial.size)
     else:
         for url in sorted({stretch.source for stretch in partial.stretches}):
@@ -80,7 +80,7 @@ def settle_whole(course: Course, wrong: DigestMismatch) -> None:
     url = max(course.sent, key=lambda each: course.sent[each], default="")
     if url and course.others(url):
         course.set_aside(url, "the whole file is not what was promised")
-    elif not course.trials.begin_again(wrong):
+    elif not course.trials.begin_again(wrong, {url} if url else ()):
         for sender in sorted(course.sent):
             wrong.add_note(f"these bytes came from {sender}")
         raise wrong

@@ -20,6 +20,8 @@ from ci_modelcache.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ci_modelcache.sources.router import Source
 
 _WORST_FIRST: tuple[type[ModelCacheError], ...] = (IntegrityError, Unavailable, AccessDenied, ConfigError, NotFound)
@@ -47,6 +49,8 @@ class _Trial:
     """Why it is not asked any more."""
     aside: str = ""
     """Why it probably lies, until that is decided."""
+    doubt: str = ""
+    """Why it lied, if right bytes can be had from others: it is not asked once more to find out."""
     relented: bool = False
     """Whether it was given another chance already: one that answers so again has had it."""
 
@@ -179,32 +183,34 @@ class Trials:
         """The source at *url* lied, which is proven."""
         with self._lock:
             trial = self._of(url)
-            trial.aside, trial.verdict = "", error
+            trial.aside, trial.doubt, trial.verdict = "", "", error
 
     def suspects(self) -> dict[str, str]:
-        """Why each of the sources that were set aside was."""
+        """Those that lied, if the file is right now, and why."""
         with self._lock:
-            return {url: trial.aside for url, trial in self._trials.items() if trial.aside}
+            found = {url: trial.aside or trial.doubt for url, trial in self._trials.items()}
+            return {url: why for url, why in found.items() if why}
 
     def lie(self, url: str, why: str) -> DigestMismatch:
         """The error that says so."""
         return DigestMismatch(f"{self.what} from {url}", expected="what others send", actual=why)
 
-    def begin_again(self, wrong: IntegrityError) -> bool:
+    def begin_again(self, wrong: IntegrityError, senders: Collection[str]) -> bool:
         """
         Whether it is worth to fetch all once more: from those that were set aside, or from the only source there is, once.
 
-        Those that sent what is *wrong* now are not asked any more.
+        The *senders* of what is *wrong* now, by URL, are not asked any more; they agree with each other.
         """
         with self._lock:
             aside = {url for url, trial in self._trials.items() if trial.aside}
             if not aside:
                 again, self._begun_again = not self._begun_again, True
                 return again
-            for source in self.sources:
-                trial = self._of(source.url)
-                trial.aside = ""
-                trial.verdict = None if source.url in aside else (trial.verdict or wrong)
+            for url in aside:
+                self._of(url).aside, self._of(url).verdict = "", None
+            for url in senders:
+                self._of(url).doubt = f"what came from it alone is wrong: {wrong.message}"
+                self._of(url).verdict = wrong
             return True
 
     def _of(self, url: str) -> _Trial:
