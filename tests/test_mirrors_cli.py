@@ -280,6 +280,24 @@ def test_a_model_that_the_authority_does_not_have_is_nobody_elses_fault(
     assert outcome.json["error"]["type"] == "RepositoryNotFound"
 
 
+def test_what_is_checked_is_how_it_is_now(run: Run, hubs: Hubs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that was not there a moment ago, which other commands remember for a minute."""
+    both = hubs(2)
+    monkeypatch.setenv("HF_TOKEN", "hf_reader")
+    assert run("fetch org/late").code == 10
+    for hub in both:
+        hub.add_repo("org/late", {"main": FILES})
+    assert run("mirrors check org/late").code == 0
+
+
+def test_a_check_tries_twice_and_says_what_is_now(run: Run, hubs: Hubs) -> None:
+    _, authority = hubs(2)
+    down = faults.Status(when=faults.naming("/tree/"), status=503)
+    authority.faults.append(down)
+    assert run(f"mirrors check {REPO} --json").verdicts() == ["unjudged", "unreachable"]
+    assert down.happened == 2
+
+
 def test_what_a_commit_means_is_not_asked(run: Run, hubs: Hubs) -> None:
     mirror, authority = hubs(2)
     commit = repository(authority).branches["main"]
@@ -397,18 +415,6 @@ def test_a_mirror_that_cannot_be_used_says_why(run: Run, hubs: Hubs, monkeypatch
     assert "/no/such/folder\n  problem  " in outcome.out
 
 
-def test_the_memory_of_a_version_that_kept_no_decisions_is_read(run: Run, hubs: Hubs, tmp_path: Path) -> None:
-    hubs(2)
-    assert run(f"fetch {REPO}").code == 0
-    kept = tmp_path / "state" / "mirrors.json"
-    plain = json.loads(kept.read_text())
-    for fields in plain["mirrors"].values():
-        del fields["decided"]
-    kept.write_text(json.dumps(plain))
-    for each in run("mirrors --json").json["mirrors"]:
-        assert (each["state"], each["decided"]) == ("ready", "")
-
-
 def test_what_was_decided_obeys_nobody_who_wrote_the_file(run: Run, hubs: Hubs, tmp_path: Path) -> None:
     hubs(2)
     assert run(f"fetch {REPO}").code == 0
@@ -521,7 +527,7 @@ def test_of_what_breaks_off_for_good_nothing_is_kept(run: Run, hubs: Hubs, tmp_p
     assert list((tmp_path / "state" / "bench").iterdir()) == []
 
 
-def test_at_the_deadline_the_figures_so_far_are_shown(run: Run, hubs: Hubs) -> None:
+def test_at_the_deadline_the_figures_so_far_are_shown(run: Run, hubs: Hubs, tmp_path: Path) -> None:
     fast, slow = hubs(2)
     slow.faults.append(faults.Limited(when=large, rate=100_000))
     began = time.monotonic()
@@ -534,6 +540,7 @@ def test_at_the_deadline_the_figures_so_far_are_shown(run: Run, hubs: Hubs) -> N
     assert second["speed"] is None
     assert together["downloads"] == 0
     assert outcome.json["utilisation"] is None
+    assert list((tmp_path / "state" / "bench").iterdir()) == []
 
 
 def test_of_a_large_file_the_beginning_is_compared_and_counts_as_proven_for_nobody(

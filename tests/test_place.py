@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 import pytest
 from attrs import evolve, frozen
 
-from ci_modelcache.errors import AccessDenied, ConfigError, DigestMismatch, IntegrityError, ObjectNotFound, SizeMismatch
+from ci_modelcache.errors import (
+    AccessDenied,
+    ConfigError,
+    DigestMismatch,
+    IntegrityError,
+    ObjectNotFound,
+    SizeMismatch,
+    Unavailable,
+)
 from ci_modelcache.model.digest import Digest, Expected
 from ci_modelcache.transfer import place as place_module
 from ci_modelcache.transfer.land import land, sweep
@@ -256,7 +264,7 @@ def test_a_failure_to_clone_that_is_no_refusal_is_an_error(scene: Scene, monkeyp
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(place_module, "_clone", fail)
-    with pytest.raises(OSError, match="Input/output error"):
+    with pytest.raises(Unavailable, match="Input/output error"):
         scene.place()
 
 
