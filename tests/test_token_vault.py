@@ -263,7 +263,13 @@ class Ring(KeyringBackend):
 
 
 @pytest.mark.parametrize(
-    ("backend", "file"), [("ring_of_a_test.Ring", "ring"), ("keyring.backends.null.Keyring", "key")]
+    ("backend", "file"),
+    [
+        ("ring_of_a_test.Ring", "ring"),
+        ("keyring.backends.null.Keyring", "key"),
+        ("keyring.backends.null.NoSuchKeyring", "key"),
+        ("no_such_module.Keyring", "key"),
+    ],
 )
 def test_the_keyring_of_the_system_is_used_unless_it_keeps_nothing(tmp_path: Path, backend: str, file: str) -> None:
     (tmp_path / "ring_of_a_test.py").write_text(BACKEND)

@@ -84,10 +84,14 @@ def system_keyring() -> Keyring | None:
     try:
         import keyring  # noqa: PLC0415  # an extra
         from keyring.core import recommended  # noqa: PLC0415  # as above
-    except ImportError:
-        return None
-    backend = keyring.get_keyring()
-    return backend if recommended(backend) else None
+
+        backend = keyring.get_keyring()
+        return backend if recommended(backend) else None
+    except ImportError as error:
+        _log.debug("there is no keyring: %s", error)
+    except Exception as error:  # noqa: BLE001  # a configuration that names no backend raises whatever comes to its mind
+        _log.warning("the keyring of the system does not work: %s: a key file is used", type(error).__name__)
+    return None
 
 
 def _of_keyring(backend: Keyring) -> bytes | None:
