@@ -212,6 +212,19 @@ def test_a_full_disk_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert _warnings(caplog) == ["the report /dev/full is incomplete: No space left on device"]
 
 
+@pytest.mark.parametrize("content", ["alias ll='ls -l'\n", "[", "{}"])
+def test_a_file_that_is_no_report_is_not_written_to(
+    report: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    """A file of a repository may name the report: were it ~/.bashrc, what a server says would be run at the next login."""
+    report.parent.mkdir(parents=True)
+    report.write_text(content)
+    with _recorder(report) as recorder:
+        recorder.record(ATTEMPT)
+    assert report.read_text() == content
+    assert "it holds something else than a report" in caplog.text
+
+
 def test_a_place_that_cannot_be_written_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     with _recorder(tmp_path / "file" / "report.jsonl") as recorder:

@@ -10,7 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Self
 
-from ci_modelcache.transfer.report import FORMAT, RunStarted, to_line
+from ci_modelcache.transfer.report import FORMAT, HEAD, RunStarted, is_begun, to_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +79,11 @@ class Recorder:
             return None
         known = os.fstat(file)
         if stat.S_ISREG(known.st_mode) and known.st_size:
+            # A file of a repository may say where a report goes, and a server what is written into it.
+            if not is_begun(os.pread(file, HEAD, 0)):
+                self._warn("it holds something else than a report")
+                os.close(file)
+                return None
             self._torn = os.pread(file, 1, known.st_size - 1) not in {b"\n", b""}
         return file
 

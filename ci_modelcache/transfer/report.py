@@ -27,6 +27,8 @@ FORMAT = 1
 MAX_LINE = 1 << 20
 """Bytes; no line is written longer, and a file with a longer one is no report."""
 
+HEAD = 4096
+"""Bytes of a file that tell whether it is a report."""
 _BEGIN = b'{"event":"'
 """How every line begins: what is left of one that was never finished can be told by it."""
 _LONGEST = 1000
@@ -153,6 +155,12 @@ def _require(plain: Mapping[str, object], kind: str) -> None:
         if name in expected and not _EXPECTED[expected[name]][0](value):
             msg = f"{kind}.{name}: expected {_EXPECTED[expected[name]][1]}, got {value!r:.80}"
             raise ValueError(msg)
+
+
+def is_begun(head: bytes) -> bool:
+    """Whether *head*, the first `HEAD` bytes of a file, may be those of a report: zeros and torn lines are."""
+    found = head.lstrip(b"\0\r\n ")
+    return found.startswith(_BEGIN) or _BEGIN.startswith(found)
 
 
 def read(path: Path) -> Iterator[Recorded | Skipped]:
