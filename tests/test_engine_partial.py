@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -129,3 +131,30 @@ def test_a_seal_waits_for_who_is_in_the_middle(tmp_path: Path) -> None:
             assert sealing.is_alive()
         sealing.join(10)
         assert not sealing.is_alive()
+
+
+def test_a_sweep_on_a_disk_without_locks_and_past_a_link_removes_nothing_and_ends_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{PREFIX}{NAME}").write_bytes(b"old")
+    (tmp_path / f"{PREFIX}link").symlink_to(tmp_path / "elsewhere")
+
+    def lockless(_descriptor: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", lockless)
+    assert sweep_partials(tmp_path) == 0
+    assert (tmp_path / f"{PREFIX}{NAME}").exists()
+
+
+def test_on_a_disk_without_locks_nothing_is_left_but_what_landed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lockless(_descriptor: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", lockless)
+    with Partial.opened(tmp_path, NAME, 5) as partial:
+        fill(partial, b"right")
+        partial.land(tmp_path / "target", mode=0o644)
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]

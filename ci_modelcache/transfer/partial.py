@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-import secrets
 import threading
 import time
 from collections import Counter
@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
 from ci_modelcache.errors import Rewritten
+from ci_modelcache.transfer.holding import acquired, is_at
 from ci_modelcache.transfer.land import explaining_full_disk, explaining_refusal
 from ci_modelcache.transfer.stretches import GONE, Stretch, over, parse_line
 
@@ -25,6 +26,18 @@ PREFIX = ".partial-"
 _LOGGED = 1024 * 1024
 """Bytes of one stretch after which the log is told; what a kill can cost for each connection."""
 _READ = 1024 * 1024
+_SPARED = {
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EAGAIN,
+    errno.ELOOP,
+    errno.ENXIO,
+    errno.ENOLCK,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+}
+"""What a disk says of a file that is gone, another's, in use or none, and one that knows no locks: not ours to sweep."""
 
 
 class Revoked(Exception):
@@ -67,7 +80,7 @@ class Partial:
         path = folder / f"{PREFIX}{name}"
         with explaining_refusal(path), explaining_full_disk(path):
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor, path, shared = _acquire(path)
+            descriptor, path, shared = acquired(path)
             partial = cls(path, size, descriptor)
         try:
             yield partial
@@ -296,9 +309,12 @@ def sweep_partials(folder: Path, *, older_than: float = 0.0, now: float | None =
     for path in sorted(folder.glob(f"{PREFIX}*")):
         if path.suffix == ".log" and path.with_suffix("").exists():
             continue
-        with suppress(FileNotFoundError, PermissionError, BlockingIOError):
+        try:
             if (time.time() if now is None else now) - path.lstat().st_mtime >= older_than:
                 removed += _sweep_one(path)
+        except OSError as error:
+            if error.errno not in _SPARED:
+                raise
     return removed
 
 
@@ -306,7 +322,7 @@ def _sweep_one(path: Path) -> bool:
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _is_at(descriptor, path):
+        if not is_at(descriptor, path):
             return False
         with suppress(FileNotFoundError):
             _log_of(path).unlink()
@@ -318,35 +334,3 @@ def _sweep_one(path: Path) -> bool:
 
 def _log_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.log")
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether *path* still names the file that *descriptor* has open. While that is locked, only its holder changes it."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except FileNotFoundError:
-        return False
-
-
-def _acquire(path: Path) -> tuple[int, Path, bool]:
-    """A locked descriptor of *path*, or of a name of our own when somebody else holds that; and whether it may be kept."""
-    for candidate, shared in ((path, True), (path.with_name(f"{path.name}-{secrets.token_hex(8)}"), False)):
-        while True:
-            descriptor = os.open(candidate, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                break
-            except OSError:
-                # A disk that knows no locks: nothing tells two processes apart, so nothing is shared there.
-                os.close(descriptor)
-                if not shared:
-                    return os.open(candidate, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), candidate, False
-                break
-            if _is_at(descriptor, candidate):
-                return descriptor, candidate, shared
-            # Swept or landed between opening and locking. What has landed is final: a byte written there would be wrong for ever.
-            os.close(descriptor)
-    msg = f"the new name {path} is locked"
-    raise AssertionError(msg)
