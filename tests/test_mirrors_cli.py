@@ -527,7 +527,10 @@ def test_of_what_breaks_off_for_good_nothing_is_kept(run: Run, hubs: Hubs, tmp_p
     assert list((tmp_path / "state" / "bench").iterdir()) == []
 
 
-def test_at_the_deadline_the_figures_so_far_are_shown(run: Run, hubs: Hubs, tmp_path: Path) -> None:
+def test_at_the_deadline_the_figures_so_far_are_shown(
+    run: Run, hubs: Hubs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "READ_SECONDS", 10.0)  # slow, and never silent
     fast, slow = hubs(2)
     slow.faults.append(faults.Limited(when=large, rate=100_000))
     began = time.monotonic()
