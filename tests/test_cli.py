@@ -295,7 +295,7 @@ def test_an_interrupted_run_says_that_it_can_be_continued(run: Any, failing: Any
     assert outcome.code == 130
     assert outcome.json["error"]["type"] == "Interrupted"
     if not isinstance(error, errors.Interrupted):
-        assert "error: interrupted; what is complete is kept, run again to continue\n" in outcome.err
+        assert "error: interrupted; what was received is kept, run again to continue\n" in outcome.err
 
 
 def test_a_reader_who_goes_away_is_no_failure() -> None:
@@ -373,7 +373,7 @@ def test_a_cancelled_job_ends_with_130_and_the_next_one_goes_on_from_there(
         out, err = process.communicate(timeout=60)
     go_on.set()
     assert (process.returncode, out) == (130, "")
-    assert err.splitlines()[-1] == "error: interrupted; what is complete is kept, run again to continue"
+    assert err.splitlines()[-1] == "error: interrupted; what was received is kept, run again to continue"
     for path, content in FILES.items():
         assert not (folder / path).exists() or (folder / path).read_bytes() == content
     assert not (folder / "sub" / "vocab.txt").exists()

@@ -108,7 +108,7 @@ def test_the_end_says_how_long_it_was_what_was_done_and_what_went_wrong() -> Non
     assert type(caught.value).__name__ == "DeadlineExceeded"
     because = deadline.exceeded("reading model.bin", because=Unavailable("connection reset"))
     assert str(because) == "the deadline of 15m passed while reading model.bin; last failure: connection reset"
-    assert because.hint == "raise --deadline, or run again: what is complete is kept"
+    assert because.hint == "raise --deadline, or run again: what was received is kept"
 
 
 def test_without_a_deadline_nothing_ends() -> None:

@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModelCacheError as error:
         return failed.known(error)
     except (KeyboardInterrupt, click.Abort):
-        return failed.known(Interrupted("interrupted; what is complete is kept, run again to continue"))
+        return failed.known(Interrupted("interrupted; what was received is kept, run again to continue"))
     except click.ClickException as error:
         return failed.usage(error)
     except Exception as error:  # noqa: BLE001  # the end of the line: everything else is a bug

@@ -96,7 +96,7 @@ class Deadline:
         why = "" if because is None else f"; last failure: {because}"
         return DeadlineExceeded(
             f"the deadline of {format_duration(self.seconds or 0)} passed while {doing}{why}{self._told()}",
-            hint="raise --deadline, or run again: what is complete is kept",
+            hint="raise --deadline, or run again: what was received is kept",
         )
 
     def too_far(self, delay: float, doing: str, *, because: BaseException) -> DeadlineExceeded:
@@ -107,7 +107,7 @@ class Deadline:
         return DeadlineExceeded(
             f"the deadline of {format_duration(self.seconds or 0)} leaves {left}, and {doing} would be tried again "
             f"in {format_duration(delay)}; last failure: {because}{self._told()}",
-            hint="raise --deadline, or run again: what is complete is kept",
+            hint="raise --deadline, or run again: what was received is kept",
         )
 
     def _told(self) -> str:

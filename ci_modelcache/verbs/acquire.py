@@ -24,6 +24,7 @@ from ci_modelcache.verbs.ingest import entry_of, ingest
 from ci_modelcache.verbs.initialise import initialise
 from ci_modelcache.verbs.placing import Placement, by_links, carry_out, contents, plan
 from ci_modelcache.verbs.publish import fingerprint, publish, unwritten
+from ci_modelcache.verbs.receive import senders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,7 +102,7 @@ def save_acquired(acquired: Acquired, route: Route) -> tuple[str, ...]:
             manifest,
             {file.path: route.layout.content(file) for file in manifest.files},
             leaf_lists=acquired.leaf_lists,
-            provenance={"source": route.upstream.url},
+            provenance={"source": senders(acquired.sources, route.upstream)},
             cache=route.cache,
             step=route.step,
             force=route.force,

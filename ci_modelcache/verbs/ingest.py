@@ -25,10 +25,11 @@ from ci_modelcache.model.digest import LEAF_SIZE, Digest, Fingerprint, verified
 from ci_modelcache.model.manifest import MAX_FILES, FileEntry, Manifest
 from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.sources.mirrors import Mirrors
-from ci_modelcache.transfer.disk import same_disk
+from ci_modelcache.transfer.disk import Room, same_disk
 from ci_modelcache.transfer.parallel import for_each
+from ci_modelcache.transfer.partial import sweep_partials
 from ci_modelcache.transfer.streams import read_through
-from ci_modelcache.verbs.receive import Inbound, Received, receive
+from ci_modelcache.verbs.receive import Inbound, Received, receive, senders
 from ci_modelcache.verbs.step import Step
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ _log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
+_GIVEN_UP = 7 * 86_400.0
+"""Seconds after which nobody is expected to go on with what is half received."""
 _GROUP = 64
 """Small files that are announced together: each announcement is a request to the store."""
 
@@ -72,6 +75,7 @@ class Upload:
     publication: Publication
     step: Step
     force: bool
+    room: Room
     entries: list[FileEntry] = field(factory=list)
     leaf_lists: list[bytes] = field(factory=list)
     received: list[Received[Fingerprint]] = field(factory=list)
@@ -81,7 +85,7 @@ class Upload:
     @property
     def inbound(self) -> Inbound:
         """Where files come from; what is half received is kept in the state folder."""
-        return Inbound(self.ref, self.source, self.step.state / "partial", self.step, self.force)
+        return Inbound(self.ref, self.source, self.step.state / "partial", self.step, self.force, self.room)
 
     def got(self, received: Received[Fingerprint]) -> None:
         """A file was *received* from upstream."""
@@ -113,19 +117,21 @@ def ingest(
     Raises what `Publication` and the source raise. Whatever was stored before that is garbage which a second call makes use of.
     """
     _require_folder(step.state / "partial")
+    sweep_partials(step.state / "partial", older_than=_GIVEN_UP)
     # Files with the same bytes come once.
     unique = {file.sha256 or file.git_oid: file.size for file in files}
     step.progress.start(f"fetching {ref}", sum(unique.values()))
     try:
         with Publication(cache) as publication:
             mirrors = Mirrors.of(source, retry=step.retry, connections=step.workers)
-            upload = Upload(ref.at(snapshot.commit), mirrors, cache, publication, step, force)
+            upload = Upload(ref.at(snapshot.commit), mirrors, cache, publication, step, force, Room(step.state))
             _put_known(upload, [file for file in files if file.sha256 is not None])
             _put_small(upload, [file for file in files if file.sha256 is None])
             manifest = Manifest(
                 snapshot.host, snapshot.type, snapshot.repo, snapshot.commit, snapshot.selection, tuple(upload.entries)
             )
-            publication.commit(manifest, upload.leaf_lists, provenance={"source": source.url})
+            provenance = {"source": senders(upload.sources, mirrors)}
+            publication.commit(manifest, upload.leaf_lists, provenance=provenance)
     finally:
         step.progress.finish()
     warnings = tuple(sorted({warning for each in upload.received for warning in each.warnings}))
@@ -218,10 +224,12 @@ def _read(upload: Upload, file: ListedFile, copy: BlobCopy, count: Count) -> Fin
     return hasher.finish()
 
 
-def _store(upload: Upload, file: ListedFile, digest: Digest, chunks: Iterator[bytes], partial: Partial) -> Fingerprint:
+def _store(
+    upload: Upload, file: ListedFile, digest: Digest, chunks: Iterator[bytes], partial: Partial | None
+) -> Fingerprint:
     """Make a blob of what arrives: by renaming it where the store is on this disk, else by sending it on."""
     hasher = file.expected.fingerprinter()
-    if any(same_disk(folder, partial.path) for folder in upload.cache.folders):
+    if partial is not None and any(same_disk(folder, partial.path) for folder in upload.cache.folders):
         for _ in verified(chunks, file.expected, _named(upload, file), into=hasher):
             pass
         upload.publication.adopt_blob(digest, lambda target, mode: partial.land(target, mode=mode))
@@ -249,7 +257,7 @@ def _prove(
     """Receive a file of which only the git name is known, into the state folder: its sha256 is known then, and not before."""
     file = same[0]
 
-    def take(chunks: Iterator[bytes], _partial: Partial) -> Fingerprint:
+    def take(chunks: Iterator[bytes], _partial: Partial | None) -> Fingerprint:
         hasher = file.expected.fingerprinter()
         for _ in verified(chunks, file.expected, _named(upload, file), into=hasher):
             pass
@@ -262,7 +270,7 @@ def _put_proven(upload: Upload, item: tuple[Sequence[ListedFile], Received[Finge
     same, received = item
     file, seen = same[0], received.result
 
-    def take(chunks: Iterator[bytes], _partial: Partial) -> Fingerprint:
+    def take(chunks: Iterator[bytes], _partial: Partial | None) -> Fingerprint:
         if upload.force or not upload.publication.has_blob(seen.sha256, seen.size):
             upload.publication.put_blob(file.expected, seen.sha256, chunks, what=_named(upload, file))
         return seen
