@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +13,7 @@ from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.sources.mirrors import Mirrors
 from ci_modelcache.sources.offline import Offline
 from ci_modelcache.sources.router import Router, Source
+from ci_modelcache.transfer.partial import PREFIX
 from ci_modelcache.transfer.retry import RetryPolicy
 from tests.parts.upstreams import hubs
 
@@ -77,3 +80,16 @@ def test_a_mirror_that_has_not_heard_of_a_model_does_not_say_that_there_is_none(
         upstream.resolve(ModelRef.parse("acme/tiny"))
     assert "no such repository" in "".join(caught.value.__notes__)
     assert not isinstance(caught.value, FileNotFound)
+
+
+def test_what_was_half_received_a_week_ago_makes_room_and_what_is_newer_is_kept(bench: MirrorBench) -> None:
+    folder = bench.state / "partial"
+    folder.mkdir(parents=True)
+    old, new = folder / f"{PREFIX}{'1' * 64}", folder / f"{PREFIX}{'2' * 64}"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, time.time() - 8 * 86_400))
+    with hubs(1, FILES) as (hub,):
+        bench.authority = hub.url
+        assert bench.run("fetch").code == 0
+    assert (old.exists(), new.exists()) == (False, True)
