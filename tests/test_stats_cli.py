@@ -70,6 +70,20 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- what is printed
 
 
+def test_half_a_character_in_a_name_is_printed_as_an_escape(tmp_path: Path) -> None:
+    report = tmp_path / "report.jsonl"
+    with Recorder(report, version="1", command="restore", redact=str) as recorder:
+        recorder.record(Attempt("https://a/\ud800é", "x", 0, None, 3_000_000, 0.1, 2.0))
+    done = subprocess.run(
+        [sys.executable, "-m", "ci_modelcache", "stats", str(report), "--json"],
+        capture_output=True,
+        check=False,
+        env={"HOME": str(tmp_path), "PYTHONUTF8": "1"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout)["sources"][0]["source"] == "https://a/\ud800é"
+
+
 def test_the_figures_of_a_report_are_printed_as_a_table_and_a_list(run: Callable[[str], Run]) -> None:
     code, out, err = run(f"stats {GOLDEN}")
     assert (code, err) == (0, "")

@@ -5,8 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from typing import TextIO
 
 from ci_modelcache.errors import ModelCacheError, NoSpace
+
+
+def _write(text: str, out: TextIO) -> None:
+    try:
+        out.write(text)
+    except UnicodeEncodeError:
+        # The name of a file need not be text, nor what a server says; JSON spells halves of characters in the same way.
+        out.write(text.encode(out.encoding, "backslashreplace").decode(out.encoding))
 
 
 def emit(text: str) -> None:
@@ -18,7 +27,7 @@ def emit(text: str) -> None:
     if sys.stdout is None:  # closed before we began (``>&-``): whoever did that wants no result
         return
     try:
-        sys.stdout.write(f"{text}\n")
+        _write(f"{text}\n", sys.stdout)
         sys.stdout.flush()
     except OSError as error:
         # What is still buffered would fail again when Python exits, and be complained about there.
