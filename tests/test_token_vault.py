@@ -168,6 +168,13 @@ def test_a_key_that_is_none_is_refused(folder: Path, content: bytes) -> None:
         vault_with(folder).get(LABEL)
 
 
+def test_the_key_of_another_user_is_left_to_him(vault: Vault, folder: Path) -> None:
+    vault.put(LABEL, ISSUED)
+    with unprivileged(folder / "key", mode=0), pytest.raises(ConfigError, match="Permission denied") as caught:
+        vault_with(folder).get(LABEL)
+    assert "give each user a state folder of his own" in str(caught.value.hint)
+
+
 def test_a_key_behind_a_link_is_refused(vault: Vault, folder: Path) -> None:
     vault.put(LABEL, ISSUED)
     (folder / "key").rename(folder / "elsewhere")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import logging
 import os
@@ -30,6 +31,7 @@ FILE = "key"
 """The file that has it where there is no keyring, beside the tokens."""
 
 KEY_BYTES = 32
+_APART = "give each user a state folder of his own, with CI_MODELCACHE_STATE"
 _PATIENCE = 10.0
 """Seconds that a keyring gets: one that is locked may wait for somebody to type a password."""
 
@@ -138,7 +140,7 @@ def _read(path: Path) -> bytes:
             text = file.read(256)
     except OSError as error:
         msg = f"cannot read the key of the tokens, {path}: {error.strerror}"
-        raise ConfigError(msg, hint=hint) from error
+        raise ConfigError(msg, hint=_APART if error.errno == errno.EACCES else hint) from error
     try:
         secret = base64.b64decode(text, validate=True)
     except ValueError:
@@ -155,7 +157,7 @@ def _check(found: os.stat_result, path: Path) -> None:
         raise ConfigError(msg, hint="move it away")
     if found.st_uid != os.geteuid():
         msg = f"the key of the tokens belongs to the user with number {found.st_uid}, not to {os.geteuid()}: {path}"
-        raise ConfigError(msg, hint="give each user a state folder of his own, with CI_MODELCACHE_STATE")
+        raise ConfigError(msg, hint=_APART)
     if mode := stat.S_IMODE(found.st_mode) & 0o077:
         msg = f"others may use the key of the tokens: {path} has mode {stat.S_IMODE(found.st_mode):04o}, expected 0600"
         hint = f"chmod 600 {path}; if others could read it ({mode:03o}), remove it and have the tokens revoked"
