@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ci_modelcache.errors import NoSpace
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _UNIT = 1000
@@ -36,6 +39,28 @@ def require_space(folder: Path, need: int) -> None:
         short = format_bytes(need - have)
         msg = f"need {format_bytes(need)}, have {format_bytes(have)} on the disk of {existing}: {short} too little"
         raise NoSpace(msg, hint="free space there, or restore to another disk")
+
+
+class Room:
+    """The room on the disk of *folder* for those who fill it at the same time; it stands for one run, and is a guess beside others."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._promised = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def promised(self, need: int) -> Iterator[bool]:
+        """Whether *need* bytes more than what others were promised are free; they are kept for the block if so."""
+        with self._lock:
+            fits = shutil.disk_usage(_existing(self._folder)).free - self._promised >= need
+            kept = need if fits else 0
+            self._promised += kept
+        try:
+            yield fits
+        finally:
+            with self._lock:
+                self._promised -= kept
 
 
 def same_disk(one: Path, other: Path) -> bool:
