@@ -191,12 +191,13 @@ def _from_upstream(file: ListedFile, route: Route) -> Delivery:
     layout = route.layout
     target = layout.content(file)
 
-    def take(chunks: Iterator[bytes], partial: Partial) -> Fingerprint:
+    def take(chunks: Iterator[bytes], partial: Partial | None) -> Fingerprint:
         hasher = file.expected.fingerprinter(leaves=route.leaves)
         for _ in verified(chunks, file.expected, f"{file.path} of {route.ref}", into=hasher):
             pass
         with explaining_refusal(target), explaining_full_disk(target):
             target.parent.mkdir(parents=True, exist_ok=True)
+            assert partial is not None  # noqa: S101  # room was seen to before the first byte (`placing.carry_out`)
             partial.land(target, mode=layout.mode(file))
         return hasher.finish()
 

@@ -124,11 +124,11 @@ def _kept(
         stretches = partial.stretches
         if not keep:
             partial.discard()
-    course.proven(stretches)
     sources: dict[str, int] = {}
     for stretch in stretches:
         sources[stretch.source] = sources.get(stretch.source, 0) + stretch.stop - stretch.start
     if not keep:
+        course.proven(stretches)
         course.router.events.record(FileDone(str(ref), file.path, file.size, step.clock() - started, sources))
     return Received(result, sources, max(0, file.size - resumed), tuple(course.convicted))
 
