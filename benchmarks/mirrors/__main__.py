@@ -62,7 +62,7 @@ def main(given: Sequence[str]) -> int:
     about, began = machine(), time.monotonic()
     results = []
     for case in chosen:
-        print(f"{case.name}: {case.says} ...", file=sys.stderr, flush=True)
+        print(f"{time.monotonic() - began:4.0f} s  {case.name}: {case.says} ...", file=sys.stderr, flush=True)
         results.append(measure(case))
     about["took"] = f"{time.monotonic() - began:.0f} s"
     console.print(figures_table(results, title=", ".join(f"{name}: {value}" for name, value in about.items())))
