@@ -90,7 +90,7 @@ def _bad_mirror(
     says: str,
     *plan: Callable[[], Fault],
     alone: int = IntegrityError.exit_code,
-    rounds: int = 2,
+    rounds: int = 1,
     slow: bool = False,
 ) -> Case:
     """A mirror that is wrong for good by *plan*, beside an authority that is right."""
