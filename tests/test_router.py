@@ -242,6 +242,17 @@ def test_one_that_was_barred_is_asked_again_later_and_one_more_lie_bars_it_for_l
     assert scene["a"].health.barred_until - scene.clock.now == 30
 
 
+def test_one_that_comes_back_is_on_trial_half_as_many_failures_bar_it_again() -> None:
+    scene = Scene(50, 10)
+    scene.fail("a", LIE)
+    scene.clock.now = scene["a"].health.barred_until
+    for _ in range(2):
+        scene.fail("a", BrokenOff("reset"))
+        assert scene["a"].health.state(scene.clock.now) == "ready"
+    scene.fail("a", BrokenOff("reset"))
+    assert scene["a"].health.state(scene.clock.now) == "barred"
+
+
 def test_saying_no_is_no_fault() -> None:
     scene = Scene(50, 10)
     for _ in range(20):
