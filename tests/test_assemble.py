@@ -75,10 +75,10 @@ class Taking(RuleBasedStateMachine):
         assert claim.offset == claim.start
         for other in self.held:
             if other.left < before[id(other)]:
-                # Stolen: half of what the longest had left, no less than a part for each of the two.
+                # Stolen: half of what the longest had left, and enough for each of the two to be worth a connection.
                 assert before[id(other)] == longest
                 assert abs(other.left - claim.left) <= 1
-                assert min(other.left, claim.left) >= SPLIT
+                assert min(other.left, claim.left) >= MIB
         self.held.append(claim)
 
     @precondition(lambda self: self.held)
@@ -134,6 +134,9 @@ def test_a_rest_that_is_too_small_for_a_connection_of_its_own_is_left_to_who_bri
         first = claims.take(SPLIT)
         assert first is not None
         assert first.stop == 2 * SPLIT - 1
+        with claims.partial.writing(0, "a") as pen:
+            pen.write(bytes(first.stop - 2 * MIB + 1))
+        claims.arrived(first, pen.offset)
         assert claims.take(SPLIT) is None
         assert not claims.worth_more()
 
