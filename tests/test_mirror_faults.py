@@ -390,15 +390,19 @@ def test_on_a_very_slow_link_each_source_is_tried_once_and_then_the_best_is_kept
 
 
 def test_one_slow_source_is_better_than_none(one: LoopbackHub, mirror_bench: MirrorBench) -> None:
+    """It is asked again where it got slow, once, and kept when that does not help."""
     one.faults += DROPS.faults()
     outcome = mirror_bench.succeeds("restore")
-    assert [each["cause"] for each in outcome.attempts(one.url)] == ["ok"]
+    causes = [each["cause"] for each in outcome.attempts(one.url)]
+    assert causes[-1] == "ok"
+    assert set(causes) <= {"stalled", "ok"}
+    assert causes.count("stalled") <= 2
 
 
 @verbs
 @pytest.mark.parametrize(
     "fault",
-    [lambda: Stall(after=MEGA), lambda: Limited(rate=100_000), lambda: TooManyRequests(retry_after="3000")],
+    [lambda: Stall(after=MEGA), lambda: Limited(rate=20_000), lambda: TooManyRequests(retry_after="3000")],
     ids=["stalled", "slow", "asked to wait"],
 )
 def test_the_deadline_is_kept_and_says_where_the_time_went(

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ci_modelcache.sources.course import Course
     from ci_modelcache.sources.router import Source
 
+_TELLING = 0.5
+"""Seconds after which the rate of one attempt says something about the source."""
+
 
 class Reading:
     """
@@ -30,6 +33,7 @@ class Reading:
         self._began = course.monotonic()
         self._first: float | None = None
         self._received = 0
+        self._best = 0.0
         self._outages = course.trials.outages(source.url)
 
     def __enter__(self) -> Self:
@@ -62,7 +66,7 @@ class Reading:
         steady = watched(
             sent,
             what=f"{source.url}: {course.file.path}",
-            floor=lambda: course.router.floor(source, avoid=course.trials.barred),
+            floor=lambda: course.router.floor(source, avoid=course.trials.barred, own=self._best),
             window=WINDOW,
         )
         for name in (source.url, ""):
@@ -75,6 +79,9 @@ class Reading:
             if self._first is None:
                 self._first = self._course.monotonic()
             self._received += len(piece)
+            elapsed = self._course.monotonic() - self._began
+            if elapsed >= _TELLING:
+                self._best = max(self._best, self._received / elapsed)
             yield piece
 
     def _done(self, error: ModelCacheError | None) -> None:

@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 _TURN = 0.05
 """Seconds until a connection that others have is asked for again."""
+_FIRST = 1024 * 1024
+"""Bytes that a source sends before it is compared with another: what one of another file can cost."""
 _LARGE = 4 * SPLIT
 """Bytes from which on a source is compared with another before it gets more than a first part."""
 
@@ -104,7 +106,10 @@ class Course:
 
     def _span(self, source: Source) -> int:
         """Little of a large file, until the source was compared with another; then as much as it brings in seconds."""
-        return SPLIT if self._is_to_be_audited(source) else source.span
+        if self._is_to_be_audited(source):
+            return _FIRST
+        # Where there is one connection in all nobody could take a part of it over, and each request would cost for nothing.
+        return source.span if self.router.connections > 1 else self.file.size
 
     def _is_to_be_audited(self, source: Source) -> bool:
         return self.file.size > _LARGE and source.url not in self._audited and bool(self.others(source.url))
@@ -122,6 +127,8 @@ class Course:
             closing(reading.pieces()) as pieces,
         ):
             for piece in pieces:
+                if source.bytes.sends_ranges and not self._is_to_be_audited(source):
+                    self._on_trial.discard(source.url)
                 rest = piece
                 while rest:
                     part, rest = rest[: claim.stop - pen.offset], rest[claim.stop - pen.offset :]

@@ -39,12 +39,14 @@ _HOPED = 1_000_000.0
 """Bytes a second that are expected of a source which nobody has measured."""
 _TOO_SLOW = 0.125
 """Of what another source does: who is slower than this is left."""
-_FIRST_WINDOW = 4
+_FIRST_WINDOW = 8
 _WIDEST = 16
 """Connections to one source at a time: at first, and at most."""
 _GROWTH = 1.1
 """How much more all connections together must bring for another one to have been worth it."""
-_SPAN_SECONDS = 4.0
+_SPAN_SECONDS = 1.0
+"""What one request asks for, in seconds of its source: enough that the way there is small beside it, and no more, as whoever
+reads in order waits for the first of all that are at work."""
 _SHORTEST = 4 * 1024 * 1024
 _LONGEST = 64 * 1024 * 1024
 
@@ -252,9 +254,9 @@ class Router:
         with self._lock:
             return next((source.health.proven for source in self.sources if source.url == url), 0)
 
-    def floor(self, source: Source, *, avoid: Container[str]) -> Floor:
+    def floor(self, source: Source, *, avoid: Container[str], own: float = 0.0) -> Floor:
         """
-        What a connection to *source* has to bring at least, given what could be had instead.
+        What a connection to *source* has to bring at least, given what could be had instead; *own* is its best until now.
 
         Nothing when nothing better is to be had: who is slow everywhere has a slow link, which no other mirror mends.
         """
@@ -265,8 +267,12 @@ class Router:
                 for other in self.sources
                 if other is not source and other.url not in avoid and other.health.state(now) in {"ready", "unknown"}
             ]
-            best = max((*others, source), key=lambda each: each.health.speed or (_HOPED if each is not source else 0.0))
-            could = best.health.speed or (_HOPED if best is not source else 0.0)
+            could = max(source.health.speed or 0.0, own)
+            best = max(others, key=lambda each: each.expected, default=source)
+            if best.expected > could and best is not source:
+                could = best.expected
+            else:
+                best = source
             # Many connections share one link: then each of them is slower than one alone was.
             sharing = max(1.0, sum(each.busy for each in self.sources) / 2)
             if best is source:

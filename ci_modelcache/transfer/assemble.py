@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from ci_modelcache.transfer.parallel import Crew
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
     from ci_modelcache.transfer.partial import Partial
 
 SPLIT = 4 * 1024 * 1024
-"""Bytes: no range that is at work is split into parts smaller than this, and a file that is no larger comes in one."""
+"""Bytes: a file that is no larger comes in one, and a larger one in parts that are no smaller, but for its end."""
+_SHARED = 256 * 1024
+"""Bytes that are left to each, at least, when one connection takes over half of what another is bringing."""
+_WORTH = 0.25
+"""Seconds that this has to save: a new connection costs time, and what was on the way to the old one comes again."""
 
 _NEWS = 256 * 1024
 """Bytes after which the reader is told: waking it for each packet would cost more than hashing what came."""
@@ -25,24 +30,35 @@ _LOOK = 0.2
 class Claim:
     """A range that one connection is bringing: it begins at `start`, and ends at `stop` unless another takes over its end."""
 
-    def __init__(self, start: int, stop: int) -> None:
+    def __init__(self, start: int, stop: int, *, began: float) -> None:
         self.start = start
         self.stop = stop
         self.offset = start
         """How far it has come."""
         self.told = start
+        self.began = began
 
     @property
     def left(self) -> int:
         """Bytes that are still to come."""
         return max(0, self.stop - self.offset)
 
+    def is_worth_sharing(self, now: float) -> bool:
+        """Whether another connection would bring half of the rest so much sooner that it is worth to open it."""
+        if self.left < 2 * _SHARED:
+            return False
+        if self.left >= 2 * SPLIT:
+            return True
+        rate = (self.offset - self.start) / max(now - self.began, 0.001)
+        return self.left / 2 >= _WORTH * rate
+
 
 class Claims:
     """Who brings what: no byte of *partial* is claimed twice at a time. Methods may be called from any thread."""
 
-    def __init__(self, partial: Partial) -> None:
+    def __init__(self, partial: Partial, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.partial = partial
+        self._clock = clock
         self.turn = partial.turn
         """That of the reader for whom the claims are: whoever comes back when it is over does nothing more."""
         self.changed = threading.Condition()
@@ -58,13 +74,15 @@ class Claims:
         """
         with self.changed:
             free = self._free()
-            span = max(SPLIT, min(span, sum(stop - start for start, stop in free) // sharers))
+            least = max(min(span, SPLIT), _SHARED)
+            if sharers > 1:
+                span = max(least, min(span, sum(stop - start for start, stop in free) // (2 * sharers)))
             for start, stop in free:
                 # A rest that is too small for a connection of its own comes with this one.
                 end = stop if stop - start < span + SPLIT else start + span
                 return self._claim(start, end)
             longest = max(self._claims, key=lambda claim: claim.left, default=None)
-            if longest is None or longest.left < 2 * SPLIT:
+            if longest is None or not longest.is_worth_sharing(self._clock()):
                 return None
             middle = longest.offset + longest.left // 2
             taken = self._claim(middle, longest.stop)
@@ -82,7 +100,7 @@ class Claims:
     def worth_more(self) -> bool:
         """Whether `take` would give another connection something to do."""
         with self.changed:
-            return bool(self._free()) or any(claim.left >= 2 * SPLIT for claim in self._claims)
+            return bool(self._free()) or any(claim.is_worth_sharing(self._clock()) for claim in self._claims)
 
     def arrived(self, claim: Claim, offset: int) -> bool:
         """*claim* has come as far as *offset*; returns whether it is to go on."""
@@ -100,7 +118,7 @@ class Claims:
             self.changed.notify_all()
 
     def _claim(self, start: int, stop: int) -> Claim:
-        claim = Claim(start, stop)
+        claim = Claim(start, stop, began=self._clock())
         self._claims.append(claim)
         return claim
 

@@ -98,7 +98,9 @@ class Ledger:
         return f"received {format_bytes(sources.total())}{during} ({', '.join(said)})"
 
 
-def _largest(spent: dict[tuple[str, str], _Seconds], now: float, *, least: float) -> list[tuple[float, tuple[str, str]]]:
+def _largest(
+    spent: dict[tuple[str, str], _Seconds], now: float, *, least: float
+) -> list[tuple[float, tuple[str, str]]]:
     totals = [(seconds.total(now), each) for each, seconds in spent.items()]
     return sorted((each for each in totals if each[0] >= least), reverse=True)[:_TOLD]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PREFIX = ".partial-"
 """Names of half-received files: ``.partial-<name>`` has the bytes, ``.partial-<name>.log`` says which ones and from whom."""
 
-_LOGGED = 1024 * 1024
+_LOGGED = 256 * 1024
 """Bytes of one stretch after which the log is told; what a kill can cost for each connection."""
 _READ = 1024 * 1024
 _SPARED = {
