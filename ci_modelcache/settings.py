@@ -164,7 +164,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "trust-mirror-metadata",
         SWITCH,
-        "Believe mirrors about what a revision means when the endpoint cannot be reached.",
+        "Let restore believe mirrors about what a revision means when the endpoint cannot be reached.",
         "no",
     ),
     Setting(

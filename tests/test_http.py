@@ -183,7 +183,7 @@ def test_an_endless_body_of_a_redirect_is_not_read_to_its_end(hub: LoopbackHub, 
         return Reply(307, {"Location": f"{hub.url}/api/models/acme/tiny"}, body)
 
     hub.faults.append(endless)
-    assert endpoint(hub.url).resolve(REF)
+    assert endpoint(hub.url).resolve(REF).commit
     assert sum(sent) < 64 * 1024 * 1024
 
 
@@ -287,7 +287,7 @@ def test_https_is_tunnelled_so_that_the_proxy_sees_host_and_port_only(
 ) -> None:
     with LoopbackProxy(user="me:secret") as proxy, HttpSession(ca_bundle=bundle) as session:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-        assert endpoint(tls_hub.url, over=session, token=TOKEN).resolve(REF)
+        assert endpoint(tls_hub.url, over=session, token=TOKEN).resolve(REF).commit
     assert proxy.asked == [f"CONNECT {tls_hub.url.removeprefix('https://')}"]
 
 
@@ -406,7 +406,7 @@ def test_nobody_listening_is_unavailable(endpoint: MakeEndpoint, pauses: list[fl
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_hang_up_before_the_answer_is_tried_again(hub: LoopbackHub, endpoint: MakeEndpoint, *, reset: bool) -> None:
     hub.faults.append(HangUp(reset=reset, when=api, times=2))
-    assert endpoint(hub.url).resolve(REF)
+    assert endpoint(hub.url).resolve(REF).commit
     assert len(hub.requests()) == 3
 
 
