@@ -192,7 +192,16 @@ SETTINGS: tuple[Setting, ...] = (
         flag=Flag.SOME,
         aliases=(Alias("HF_HUB_CACHE"), Alias("HUGGINGFACE_HUB_CACHE"), Alias("HF_HOME", "{}/hub")),
     ),
-    Setting("state", PATH, "Folder of notes that may be lost without harm.", "{cache}/ci-modelcache", flag=Flag.NONE),
+    # Neither is read from a file: whoever can propose a change to modelcache.toml could otherwise have tokens kept, and lines
+    # written, where they are published or run.
+    Setting(
+        "state",
+        PATH,
+        "Folder of notes that may be lost without harm.",
+        "{cache}/ci-modelcache",
+        flag=Flag.NONE,
+        in_file=False,
+    ),
     Setting("workers", numbers(1, _MAX_WORKERS), "Transfers at a time.", "8"),
     Setting("ca-bundle", PATH, "File of the authorities that TLS trusts, in place of the built-in ones."),
     Setting(
@@ -235,6 +244,6 @@ SETTINGS: tuple[Setting, ...] = (
         flag=Flag.NONE,
         ambient=(Alias("CI", "lines", ignored=FALSE),),
     ),
-    Setting("report", PATH, "Append what happens, as JSON lines, to this file."),
+    Setting("report", PATH, "Append what happens, as JSON lines, to this file.", in_file=False),
     Setting("color", SWITCH, "Colours on a terminal.", "yes", flag=Flag.NONE, ambient=(Alias("NO_COLOR", "no"),)),
 )
