@@ -95,8 +95,8 @@ CASES = (
     Case("a web page", lambda: [WebPage()], "wrong-answer", one=13),
     Case("a web page once", lambda: [WebPage(times=1)], "wrong-answer"),
     Case("a wrong ETag", lambda: [WrongEtag()], "wrong-answer", one=13),
-    Case("one wrong byte", lambda: [Flipped(at=3 * MEGA)], None, one=13),
-    Case("one wrong byte once", lambda: [Flipped(at=3 * MEGA, times=1)], None),
+    Case("one wrong byte", lambda: [Flipped(at=MEGA // 2)], None, one=13),
+    Case("one wrong byte once", lambda: [Flipped(at=MEGA // 2, times=1)], None),
     Case("dead from the start", lambda: [HangUp()], "broken-off", one=11),
     Case("dies in mid-file", lambda: [Dies(after=1), Truncated(keep=SIZE // 2, matching=False)], "broken-off", one=11),
 )

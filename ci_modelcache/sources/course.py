@@ -63,6 +63,8 @@ class Course:
     """Sources that have a connection for this file and get no second one: not compared yet, or not known to send ranges."""
     sent: Counter[str] = field(factory=Counter)
     """Bytes by URL that `stream` yielded."""
+    senders: set[str] = field(factory=set)
+    """URLs of who sent what proved wrong, or the same."""
     convicted: list[str] = field(factory=list)
     """What is known about lies by now, in sentences that name the liar."""
 

@@ -63,13 +63,14 @@ def settle(partial: Partial, course: Course, expected: Expected, wrong: DigestMi
         partial.disown(url)
     if strangers:
         return
+    course.senders.update(stretch.source for stretch in partial.stretches)
     disputed = _first_dispute(partial, course)
     if disputed is not None:
         _decide(disputed, partial, course, expected, wrong)
     elif course.trials.begin_again(wrong, {stretch.source for stretch in partial.stretches}):
         partial.forget(0, partial.size)
     else:
-        for url in sorted({stretch.source for stretch in partial.stretches}):
+        for url in sorted(course.senders):
             wrong.add_note(f"these bytes came from {url}")
         wrong.hint = wrong.hint or "name another source with --mirror; ci-modelcache mirrors check compares them"
         raise wrong
@@ -127,6 +128,7 @@ def _first_dispute(partial: Partial, course: Course) -> _Dispute | None:
             other, theirs = answer
             if theirs != b"".join(partial.read(start, stop)):
                 return _Dispute(course.source(stretch.source), other, start, theirs)
+            course.senders.add(other.url)
     return None
 
 

@@ -49,8 +49,9 @@ class Claim:
             return False
         if self.left >= 2 * SPLIT:
             return True
-        rate = (self.offset - self.start) / max(now - self.began, 0.001)
-        return self.left / 2 >= _WORTH * rate
+        # Of one that has only just begun nobody knows how fast it is.
+        seconds = now - self.began
+        return seconds >= _WORTH and self.left / 2 >= _WORTH * (self.offset - self.start) / seconds
 
 
 class Claims:
