@@ -25,7 +25,7 @@ from ci_modelcache.demo.hub import LoopbackHub
 from ci_modelcache.model.manifest import Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 REPO = {"few": "acme/crash", "big": "acme/crash-big"}
 FEW = {
@@ -195,6 +195,21 @@ def check_cached(repository: Path, files: dict[str, bytes], *, complete: bool) -
         assert not list(repository.rglob(".landing-*"))
 
 
+def killed(victims: Victims, scenes: Iterable[Scene], kill_at: int) -> Scene:
+    """
+    The first of *scenes* whose run was killed.
+
+    Threads and sockets make the count of calls vary: a kill near the end may come too late, and then one is tried earlier.
+    """
+    for share, scene in zip((1.0, 0.8, 0.5, 0.2), scenes, strict=False):
+        status, _ = victims.run(scene, kill_at=max(1, int(share * kill_at)))
+        assert status in {-signal.SIGKILL, 0}
+        check(scene, complete=status == 0)
+        if status:
+            return scene
+    pytest.fail("every kill came too late")
+
+
 @pytest.mark.parametrize(("command", "files", "seed"), SEEDS)
 def test_a_killed_run_leaves_nothing_wrong_and_the_next_one_succeeds(
     command: str,
@@ -205,14 +220,9 @@ def test_a_killed_run_leaves_nothing_wrong_and_the_next_one_succeeds(
     calls: dict[tuple[str, str], int],
     tmp_path: Path,
 ) -> None:
-    scene, total = prepare(command, files, hub, tmp_path), calls[command, files]
-    kill_at = random.Random(f"{command} {files} {seed}").randint(1, total)
-
-    status, _ = victims.run(scene, kill_at=kill_at)
-    # Threads make the count of calls vary a little: a kill near the end may come too late.
-    assert status in {-signal.SIGKILL, 0}
-    assert status or kill_at > total * 0.9
-    check(scene, complete=False)
+    kill_at = random.Random(f"{command} {files} {seed}").randint(1, calls[command, files])
+    scenes = (prepare(command, files, hub, tmp_path / str(number)) for number in itertools.count())
+    scene = killed(victims, scenes, kill_at)
 
     status, _ = victims.run(scene)
     assert status == 0

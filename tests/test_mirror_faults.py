@@ -14,6 +14,7 @@ import pytest
 from attrs import frozen
 
 from ci_modelcache.demo.exchange import Fault
+from ci_modelcache.transfer.partial import PREFIX
 from tests.parts.hub_faults import (
     Dies,
     Drops,
@@ -50,6 +51,10 @@ SIZE = 5 * MEGA
 FILES = {MODEL: weights(SIZE)}
 """One file, so that it is certain who is asked for it first."""
 OLDER = {MODEL: weights(SIZE, seed=2)}
+DEADLINE = 4
+"""Seconds in which, on a busy machine too, the first source is known to be of no use, and its attempts are not used up."""
+LATE = 10
+"""Seconds by which a busy machine may be late; who keeps to no deadline takes far longer than both, or ends otherwise."""
 MIXED = {
     "config.json": b'{"model_type": "bert"}\n',
     "empty.txt": b"",
@@ -65,7 +70,7 @@ class Case:
     *faults* of a Hub; *one* is the exit code when it is the only source of bytes.
 
     *cause* is how the attempts at it ended by the report; None where it does nothing that need end one. A single source is
-    waited for *waits* seconds, as it asked.
+    waited for at least *waits* seconds: what it asked for, less a second that may have passed before its answer was read.
     """
 
     name: str
@@ -76,8 +81,8 @@ class Case:
 
 
 CASES = (
-    Case("one 429, in seconds", lambda: [TooManyRequests(retry_after="1", times=1)], "rate-limited", waits=1),
-    Case("one 429, as a date", lambda: [RetryAfterDate(seconds=2, times=1)], "rate-limited", waits=0.9),
+    Case("one 429, in seconds", lambda: [TooManyRequests(retry_after="2", times=1)], "rate-limited", waits=1),
+    Case("one 429, as a date", lambda: [RetryAfterDate(seconds=3, times=1)], "rate-limited", waits=1),
     Case("five 503", lambda: [Status(status=503, times=5)], "unavailable"),
     Case("503 for ever", lambda: [Status(status=503)], "unavailable", one=11),
     Case("reset at 0 %", lambda: [ResetAtShare(share=0, times=1)], "broken-off"),
@@ -146,7 +151,7 @@ def warned(outcome: Outcome, url: str) -> str:
     return "\n".join(line for line in outcome.err.splitlines() if f"warning: {url} " in line)
 
 
-DROPS = Case("drops to 50 KB/s", lambda: [Drops(after=SIZE - 60_000)], "stalled")
+DROPS = Case("drops to 50 KB/s", lambda: [Drops(after=SIZE - 250_000)], "stalled")
 
 verbs = pytest.mark.parametrize("verb", ["restore", "fetch"])
 
@@ -176,6 +181,7 @@ def test_one_source_is_waited_for_resumed_or_read_again_as_long_as_that_may_help
     mirror_bench.succeeds(verb)
 
 
+@pytest.mark.usefixtures("unshared")
 @verbs
 @each(*CASES, DROPS)
 def test_of_three_sources_the_bad_one_is_named_and_the_others_are_enough(
@@ -374,7 +380,7 @@ def test_where_everybody_is_slow_nobody_is_left_for_another(
 ) -> None:
     """A slow link: each connection brings the same little, several windows long."""
     for hub in three:
-        hub.faults.append(Limited(rate=2e6))
+        hub.faults.append(Limited(rate=300_000))
     outcome = mirror_bench.succeeds("restore")
     assert not [each for each in outcome.events if each["event"] == "attempt" and each["cause"] == "stalled"]
 
@@ -411,8 +417,8 @@ def test_the_deadline_is_kept_and_says_where_the_time_went(
     for hub in three:
         hub.faults.append(fault())
     began = time.monotonic()
-    words = error_of(mirror_bench.fails(15, verb, deadline="2s"))
-    assert time.monotonic() - began < 2 + 2
+    words = error_of(mirror_bench.fails(15, verb, deadline=f"{DEADLINE}s"))
+    assert time.monotonic() - began < DEADLINE + LATE
     assert "where the time went: " in words
     assert three[0].url in words.partition("where the time went: ")[2]
     mend(three)
@@ -427,8 +433,8 @@ def test_an_authority_that_never_answers_costs_no_more_than_the_deadline_and_is_
 ) -> None:
     three[-1].faults.append(Silence(when=always))
     began = time.monotonic()
-    assert three[-1].url in error_of(mirror_bench.fails(15, verb, deadline="2s"))
-    assert time.monotonic() - began < 2 + 2
+    assert three[-1].url in error_of(mirror_bench.fails(15, verb, deadline=f"{DEADLINE}s"))
+    assert time.monotonic() - began < DEADLINE + LATE
 
 
 def test_a_mirror_that_ignores_ranges_is_enough_when_nobody_else_is_left(
@@ -440,5 +446,10 @@ def test_a_mirror_that_ignores_ranges_is_enough_when_nobody_else_is_left(
     for hub in others:
         hub.faults.append(HangUp())
     mirror_bench.fails(11, "restore")
+    (kept,) = (path for path in mirror_bench.folder.rglob(f"{PREFIX}*.log"))
+    assert good.url in kept.read_text()
+    good.forget()
     good.faults[:] = [IgnoredRange()]
-    mirror_bench.succeeds("restore")
+    outcome = mirror_bench.succeeds("restore")
+    assert good.sent >= SIZE
+    assert 0 < outcome.snapshot["bytes_downloaded"] < SIZE

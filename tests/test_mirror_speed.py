@@ -46,15 +46,16 @@ def start(running: ExitStack, bench: MirrorBench, model: Path, plans: Sequence[S
 def test_four_mirrors_are_more_than_three_and_a_half_times_one_connection(
     mirror_bench: MirrorBench, model: Path, tmp_path: Path
 ) -> None:
-    """One connection takes size / `RATE` seconds, however fast its other end."""
+    """One connection takes size / rate seconds, however fast its other end; so slow that what it costs to compute is small beside it."""
     (tmp_path / "large").mkdir()
-    large, size = tmp_path / "large", 2 * SIZE
+    large, size, rate = tmp_path / "large", 2 * SIZE, 3e6
     (large / MODEL).write_bytes((model / MODEL).read_bytes() * 2)
     with ExitStack() as running:
-        mirrors = start(running, mirror_bench, large, [[(Limited, {"rate": RATE})]] * 4)
+        mirrors = start(running, mirror_bench, large, [[(Limited, {"rate": rate})]] * 4)
         report = mirror_bench.succeeds("restore").snapshot
-        assert report["seconds"] <= size / RATE / 3.5
-        assert all(mirror.sent >= size / 16 for mirror in mirrors), "each of them had a part in it"
+        assert report["seconds"] <= size / rate / 3.5
+        # How large a part is chance, and the business of who else uses this machine.
+        assert all(mirror.sent >= MEGA / 4 for mirror in mirrors), "each of them had a part in it"
 
 
 def test_a_mirror_that_drops_to_50_kb_a_second_is_left_within_ten_seconds(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from ci_modelcache.sources.health import Health
@@ -56,12 +55,3 @@ def test_a_number_too_large_for_any_counts_as_nothing_known(tmp_path: Path) -> N
     kept = tmp_path / "mirrors.json"
     kept.write_text(kept.read_text().replace('"attempts": 1', f'"attempts": 1{"0" * 400}'))
     assert standing(tmp_path).load() == {}
-
-
-def test_a_file_without_decisions_is_read(tmp_path: Path) -> None:
-    standing(tmp_path).save({URL: health("asked: the fastest")})
-    kept = tmp_path / "mirrors.json"
-    plain = json.loads(kept.read_text())
-    del plain["mirrors"][URL]["decided"]
-    kept.write_text(json.dumps(plain))
-    assert standing(tmp_path).load()[URL] == health("")

@@ -117,6 +117,7 @@ def _changed(change: Callable[[dict[str, object]], object]) -> bytes:
         "barred_until": 0.0,
         "barred": 0,
         "seen": NOW,
+        "decided": "asked: the fastest",
     }
     change(health)
     return json.dumps({"format": 1, "mirrors": {URL: health}}).encode()
@@ -141,6 +142,7 @@ def test_the_file_that_the_next_test_changes_is_believed_unchanged(path: Path, c
         b'{"format": 1, "mirrors": {"https://a.example": 5}}',
         b"[" * 100_000,
         _changed(lambda health: health.pop("seen")),
+        _changed(lambda health: health.pop("decided")),
         _changed(lambda health: health.update(speed=-1)),
         _changed(lambda health: health.update(speed="fast")),
         _changed(lambda health: health.update(speed=float("nan"))),

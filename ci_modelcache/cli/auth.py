@@ -26,7 +26,7 @@ _MAX_TOKEN = 64 * 1024
     examples=(
         ("which token goes where, and until when?", "ci-modelcache auth status"),
         ("keep one, encrypted: it is asked for", "ci-modelcache auth login hub.internal"),
-        ("the same in a script, where stdin holds it", "ci-modelcache auth login hub.internal --quiet"),
+        ("the same in a script, from a file", "ci-modelcache auth login hub.internal < token.txt"),
         ("forget it, and what was traded for it", "ci-modelcache auth logout hub.internal"),
     ),
 )

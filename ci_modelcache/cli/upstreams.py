@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from ci_modelcache.errors import ModelCacheError
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ci_modelcache.sources.token import TokenSource
     from ci_modelcache.sources.tokens.vault import Vault
     from ci_modelcache.stores.protocol import Store
+    from ci_modelcache.stores.s3_role import AssumedRole
     from ci_modelcache.transfer.events import Events
     from ci_modelcache.transfer.retry import RetryPolicy
 
@@ -71,6 +72,7 @@ class Upstreams:
         self._all_together = all_together
         self._forced = forced
         self._trusting = trusting
+        self._tokens: dict[Origin, TokenSource | None] = {}
         self.standing = Standing(config.state / "mirrors.json")
 
     @cached_property
@@ -94,8 +96,13 @@ class Upstreams:
         sources: list[Source] = []
         throttles = {"": self._all_together}
         trusted: list[Upstream] = []
-        for priority, mirror, source in self._sources():
-            sources.append(Source(source, priority))
+        for candidate, mirror in self._candidates():
+            source = candidate.source
+            if source is None:
+                # One of several, such as a folder that is not mounted here: the others have what it has.
+                _log.warning("the mirror %s is left out: %s", candidate.url, candidate.problem)
+                continue
+            sources.append(Source(source, candidate.priority))
             if source.url in known:
                 sources[-1].health = known[source.url]
             if mirror is not None and mirror.max_rate is not None:
@@ -107,20 +114,7 @@ class Upstreams:
 
     def candidates(self) -> Iterator[Candidate]:
         """Every source that is configured, as `mirrors` has them, but also those that cannot be used, and why."""
-        own = self._hub(self._config.endpoint).url
-        urls = set()
-        for mirror in self._config.mirrors:
-            url, source, problem = mirror.url, None, ""
-            try:
-                source = self._source(mirror)
-                url = source.url
-            except ModelCacheError as error:
-                problem = error.message
-            urls.add(url)
-            yield Candidate(url, str(mirror.kind), mirror.priority, url == own, source, problem)
-        if own not in urls:
-            source = self._hub(self._config.endpoint, strict_ranges=bool(urls))
-            yield Candidate(own, str(Kind.HUB), _LAST, authority=True, source=source)
+        return (candidate for candidate, _ in self._candidates())
 
     def remember(self) -> None:
         """Keep how the sources did for the next run, if any was made."""
@@ -131,22 +125,22 @@ class Upstreams:
     def _is_trusted(self, mirror: Mirror) -> bool:
         return self._trusting and (mirror.trust or self._config.trust_mirror_metadata)
 
-    def _sources(self) -> Iterator[tuple[int, Mirror | None, ByteSource]]:
-        """Priority, mirror and source of each, each URL once; the authority among them, or else last."""
-        config = self._config
-        named: set[str] = set()
-        for mirror in sorted(config.mirrors, key=lambda each: each.priority):
+    def _candidates(self) -> Iterator[tuple[Candidate, Mirror | None]]:
+        """Each mirror as a candidate, in their order, each URL once; the authority among them, or else last."""
+        own, named = self.authority.url, set[str]()
+        for mirror in self._config.mirrors:
+            kind, priority = str(mirror.kind), mirror.priority
             try:
                 source = self._source(mirror)
             except ModelCacheError as error:
-                # One of several, such as a folder that is not mounted here: the others have what it has.
-                _log.warning("the mirror %s is left out: %s", mirror.url, error)
+                yield Candidate(mirror.url, kind, priority, mirror.url == own, None, error.message), mirror
                 continue
             if source.url not in named:
                 named.add(source.url)
-                yield mirror.priority, mirror, source
-        if self._hub(config.endpoint).url not in named:
-            yield _LAST, None, self._hub(config.endpoint, strict_ranges=bool(named))
+                yield Candidate(source.url, kind, priority, source.url == own, source), mirror
+        if own not in named:
+            last = self._hub(self._config.endpoint, strict_ranges=bool(named))
+            yield Candidate(own, str(Kind.HUB), _LAST, authority=True, source=last), None
 
     def _source(self, mirror: Mirror) -> ByteSource:
         strict = len(self._config.mirrors) > 0
@@ -186,6 +180,19 @@ class Upstreams:
             region=mirror.region or config.region,
             ca_bundle=None if config.store_ca_bundle is None else str(config.store_ca_bundle),
             retry=self._retry,
+            role=partial(self.role, needed=False),
+        )
+
+    def role(self, *, needed: bool) -> AssumedRole | None:
+        """The role that the settings name, in which stores of S3 are asked; as `role_of_job` when nothing says who this job is."""
+        from ci_modelcache.cli.identity import role_of_job  # noqa: PLC0415  # as above
+
+        config = self._config
+        if config.role_to_assume is None:
+            return None
+        deadline = self._retry.deadline
+        return role_of_job(
+            config.role_to_assume, environ=config.variables, session=self.session, deadline=deadline, needed=needed
         )
 
     # --- tokens
@@ -196,8 +203,14 @@ class Upstreams:
         return open_vault(self._config.state / TOKENS)
 
     def tokens_for(self, url: str) -> TokenSource | None:
-        """Where the token for the origin of *url* comes from; None when nobody named one."""
-        asked, config = Origin.of(url), self._config
+        """Where the token for the origin of *url* comes from, one source for all who ask; None when nobody named one."""
+        asked = Origin.of(url)
+        if asked not in self._tokens:
+            self._tokens[asked] = self._token_source(asked)
+        return self._tokens[asked]
+
+    def _token_source(self, asked: Origin) -> TokenSource | None:
+        config = self._config
         found = next((one for one in config.token_sources if Origin.of(one.address) == asked), None)
         if found is None:
             if config.token is None or asked != Origin.of(config.endpoint):

@@ -1,4 +1,4 @@
-"""The only module that checks the address of a web server that its user wrote."""
+"""The only module that knows what the addresses of Hubs and of other web servers have in common: how they are written, and read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ci_modelcache.errors import ConfigError
 from ci_modelcache.model.redact import redact
+from ci_modelcache.model.ref import RepoType
 from ci_modelcache.sources.http import Origin
+
+FOLDERS = {RepoType.MODEL: "", RepoType.DATASET: "datasets/", RepoType.SPACE: "spaces/"}
+"""What stands before the name of a repository in the address of one of its files."""
 
 
 def parse_address(url: str, *, of: str, example: str, instead: str) -> tuple[Origin, str]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from ci_modelcache.model.ref import RepoType
+from ci_modelcache.sources.address import FOLDERS
 from ci_modelcache.sources.bodies import BODIES, Part, check_links, pieces_of
 from ci_modelcache.sources.site import Site
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ci_modelcache.sources.http import HttpSession
     from ci_modelcache.sources.token import Token, TokenSource
     from ci_modelcache.transfer.deadline import Deadline
-
-_FOLDERS = {RepoType.MODEL: "", RepoType.DATASET: "datasets/", RepoType.SPACE: "spaces/"}
 
 
 class HttpFolder:
@@ -62,7 +60,7 @@ class HttpFolder:
         if part.empty:
             yield iter(())
             return
-        address = f"{_FOLDERS[ref.type]}{ref.repo}/{commit}/{quote(file.path)}"
+        address = f"{FOLDERS[ref.type]}{ref.repo}/{commit}/{quote(file.path)}"
         with site.ask(address, doing=part.doing, headers=part.headers) as answer:
             if answer.status not in BODIES:
                 raise site.refusal(answer, what)

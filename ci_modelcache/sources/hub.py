@@ -20,7 +20,7 @@ from ci_modelcache.errors import (
 from ci_modelcache.model.document import MAX_DOCUMENT
 from ci_modelcache.model.redact import redact
 from ci_modelcache.model.ref import RepoType
-from ci_modelcache.sources.address import parse_address
+from ci_modelcache.sources.address import FOLDERS, parse_address
 from ci_modelcache.sources.answers import Asking, date_of, refusal
 from ci_modelcache.sources.bodies import BODIES, Part, check_links, pieces_of
 from ci_modelcache.sources.detours import Detours
@@ -45,7 +45,6 @@ MAX_PAGES = 2000
 """Pages of a tree that are asked for at most; the Hub puts 1,000 entries on one."""
 
 _KINDS = {RepoType.MODEL: "models", RepoType.DATASET: "datasets", RepoType.SPACE: "spaces"}
-_FOLDERS = {RepoType.MODEL: "", RepoType.DATASET: "datasets/", RepoType.SPACE: "spaces/"}
 _PASSING = {408, 425, 429}
 _ENTITY_TAG = re.compile(r'(?:W/)?"[!#-~]{1,200}"')
 _SETTLED = 60.0
@@ -149,7 +148,7 @@ class HubEndpoint:
             yield iter(())
             return
         asking = self._asking(ref, what, missing=FileNotFound)
-        url = f"{self._base}/{_FOLDERS[ref.type]}{ref.repo}/resolve/{commit}/{quote(file.path)}"
+        url = f"{self._base}/{FOLDERS[ref.type]}{ref.repo}/resolve/{commit}/{quote(file.path)}"
         with ExitStack() as opened:
             try:
                 yield self._detoured(url, part, asking, opened) or self._sent(url, part, asking, commit, opened)
@@ -209,7 +208,7 @@ class HubEndpoint:
     def _asking(self, ref: ModelRef, what: str, missing: type[NotFound] = RepositoryNotFound) -> Asking:
         # A 404 without a code could also mean the revision. The repository is named, as it is more often
         # a wrong address, and either way the answer is a definite no that no retry changes.
-        page = f"{self._base}/{_FOLDERS[ref.type]}{ref.repo}"
+        page = f"{self._base}/{FOLDERS[ref.type]}{ref.repo}"
         return Asking(self._base, what, page, token=None, missing=missing)
 
     def _refusal(self, answer: Answer, asking: Asking) -> ModelCacheError:

@@ -12,12 +12,12 @@ import logging
 import random as _random
 import threading
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
 
 from ci_modelcache.sources.health import Cause, Health, cause_of
+from ci_modelcache.transfer.assemble import SPLIT
 from ci_modelcache.transfer.disk import format_bytes
 from ci_modelcache.transfer.events import Decision, Events, Unrecorded
 from ci_modelcache.transfer.watch import Floor
@@ -47,7 +47,6 @@ _GROWTH = 1.1
 _SPAN_SECONDS = 1.0
 """What one request asks for, in seconds of its source: enough that the way there is small beside it, and no more, as whoever
 reads in order waits for the first of all that are at work."""
-_SHORTEST = 4 * 1024 * 1024
 _LONGEST = 64 * 1024 * 1024
 
 
@@ -75,10 +74,10 @@ class Source:
 
     @property
     def span(self) -> int:
-        """Bytes to ask for at a time: some seconds' worth, so that a request costs little beside it."""
+        """Bytes to ask for at a time: what one connection brings in a second, but at least `SPLIT`, and 64 MiB at most."""
         if self.health.speed is None:
-            return _SHORTEST
-        return min(_LONGEST, max(_SHORTEST, int(self.health.speed * _SPAN_SECONDS)))
+            return SPLIT
+        return min(_LONGEST, max(SPLIT, int(self.health.speed * _SPAN_SECONDS)))
 
 
 @frozen
@@ -246,8 +245,10 @@ class Router:
 
     def found_right(self, url: str, size: int) -> None:
         """*size* bytes that the source at *url* sent were proven."""
-        with self._lock, suppress(StopIteration):
-            next(source for source in self.sources if source.url == url).health.found_right(size)
+        with self._lock:
+            for source in self.sources:
+                if source.url == url:
+                    source.health.found_right(size)
 
     def proven(self, url: str) -> int:
         """Bytes of the source at *url* that were ever proven."""

@@ -142,7 +142,7 @@ def _health(fields: Mapping[str, object]) -> Health:
     if not isinstance(failures, dict):
         raise TypeError(failures)
     known.failures = Counter({str(cause): int(_number(count)) for cause, count in failures.items()})
-    known.decided = str(fields.get("decided", ""))  # earlier versions kept none
+    known.decided = str(fields["decided"])
     return known
 
 

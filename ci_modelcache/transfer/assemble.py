@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from ci_modelcache.transfer.partial import Partial
 
 SPLIT = 4 * 1024 * 1024
-"""Bytes: a file that is no larger comes in one, and a larger one in parts that are no smaller, but for its end."""
+"""
+Bytes: a file that is no larger comes in one, and a larger one in parts of so much or more.
+
+Smaller ones are the first of a source on trial, what is taken over from another connection, and what is left between others.
+"""
 _SHARED = 256 * 1024
 """Bytes that are left to each, at least, when one connection takes over half of what another is bringing."""
 _WORTH = 0.25
@@ -78,10 +82,10 @@ class Claims:
             least = max(min(span, SPLIT), _SHARED)
             if sharers > 1:
                 span = max(least, min(span, sum(stop - start for start, stop in free) // (2 * sharers)))
-            for start, stop in free:
+            if free:
+                start, stop = free[0]
                 # A rest that is too small for a connection of its own comes with this one.
-                end = stop if stop - start < span + SPLIT else start + span
-                return self._claim(start, end)
+                return self._claim(start, stop if stop - start < span + least else start + span)
             longest = max(self._claims, key=lambda claim: claim.left, default=None)
             if longest is None or not longest.is_worth_sharing(self._clock()):
                 return None

@@ -65,8 +65,6 @@ class Partial:
         self._stretches: list[Stretch] = []
         self._recall()
         self._rewritten = size
-        self.resumed = self.received
-        """Bytes that an earlier run received."""
 
     @classmethod
     @contextmanager

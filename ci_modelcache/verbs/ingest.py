@@ -1,8 +1,8 @@
 """
 The only module that brings the files of a commit from an upstream into a store.
 
-Bytes go from the source into the store in one pass, hashed on the way: no large file ever lies on this
-disk, and none becomes visible in the store before it is proven.
+Bytes are hashed while they are read for the store, and none becomes visible there before it is proven. What is half received lies
+in the state folder until then, if there is room: it is moved into a store on the same disk, and sent on to any other.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def entry_of(file: ListedFile, seen: Fingerprint) -> FileEntry:
 
 
 def _put_known(upload: Upload, files: Sequence[ListedFile]) -> None:
-    """Files whose sha256 is known before they are seen: the store may have them, and they need no disk."""
+    """Files whose sha256 is known before they are seen: the store may have them, and what arrives of the others is stored by that name."""
     blobs: dict[Digest, list[ListedFile]] = {}
     for file in sorted(files, key=lambda file: file.size, reverse=True):
         if file.sha256 is not None:

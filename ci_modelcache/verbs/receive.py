@@ -42,7 +42,7 @@ class Received(Generic[T]):
     sources: dict[str, int]
     """Bytes by URL, those of an earlier run included."""
     fetched: int
-    """Bytes that came over the network now."""
+    """Bytes of the file that did not lie here already; what came twice, or only to be compared, is not counted."""
     warnings: tuple[str, ...] = ()
 
 

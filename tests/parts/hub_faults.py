@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING
@@ -125,6 +126,31 @@ class Limited(Spoiling):
                 yield part
 
         return evolve(reply, body=pacing)
+
+
+@define(eq=False)
+class HeldBack(Spoiling):
+    """Once *most* bytes were sent, all connections together, nobody gets any more until `go_on` is set."""
+
+    most: int = 0
+    go_on: threading.Event = field(factory=threading.Event, init=False, repr=False)
+    _sent: int = field(default=0, init=False)
+
+    @property
+    def holds(self) -> bool:
+        """Whether so much was sent."""
+        return self._sent >= self.most
+
+    def spoil(self, reply: Reply, request: Request) -> Reply:
+        def holding() -> Iterator[bytes]:
+            for part in _small(reply, 64 * 1024):
+                while self.holds and not (self.go_on.wait(0.02) or request.stopping.is_set()):
+                    pass
+                with self._lock:
+                    self._sent += len(part)
+                yield part
+
+        return evolve(reply, body=holding)
 
 
 @define(eq=False)

@@ -25,7 +25,7 @@ from ci_modelcache.cli.main import main
 from ci_modelcache.demo.hub import LoopbackHub
 from ci_modelcache.model.mirror_table import token_variable
 from ci_modelcache.sources import health, http
-from ci_modelcache.transfer import retry, watch
+from ci_modelcache.transfer import assemble, retry, watch
 from ci_modelcache.transfer.partial import PREFIX as PARTIAL
 from tests.parts.verbs import STAGED, files_in
 
@@ -276,7 +276,7 @@ def mirror_bench(
     logging.getLogger("ci_modelcache").setLevel(logging.NOTSET)
 
 
-QUICK = 0.6
+QUICK = 1.0
 """Seconds of a window, and of the longest silence, for tests with `quick`."""
 
 
@@ -290,3 +290,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "READ_SECONDS", QUICK)
     monkeypatch.setattr(health, "LASTING", QUICK / 2)
     monkeypatch.setattr(retry, "RetryPolicy", partial(retry.RetryPolicy, base=0.005, cap=0.02))
+
+
+@pytest.fixture
+def unshared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Of a file of a few megabytes who is asked first is asked for all, and nobody else takes over a part of that.
+
+    Otherwise a source that is late, as any may be on a busy machine, might never be read as far as to where it goes wrong.
+    """
+    monkeypatch.setattr(assemble, "_WORTH", 3600.0)

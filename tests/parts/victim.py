@@ -29,6 +29,7 @@ import ci_modelcache.cli.fetch
 import ci_modelcache.cli.restore
 import ci_modelcache.cli.save  # noqa: F401  # loaded for the children
 from ci_modelcache.cli.main import main
+from tests.parts.hurried import hurry
 
 COUNTED = {
     "chmod", "close", "execute", "fchmod", "flock", "flush", "fsync", "ftruncate", "ioctl", "link", "mkdir", "open",
@@ -60,6 +61,7 @@ def run(argv: list[str], kill_at: int, report: int) -> None:
 
 
 def serve() -> None:
+    hurry(dead=0.05)  # the lease of one that was killed is not to delay the next
     for line in sys.stdin:
         job = json.loads(line)
         receive, report = os.pipe()

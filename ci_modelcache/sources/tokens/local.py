@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrs import field, frozen
@@ -21,6 +20,8 @@ from ci_modelcache.sources.tokens.endpoint import parse_answer
 from ci_modelcache.sources.tokens.issued import Issued, end_of, issued, token_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ci_modelcache.transfer.deadline import Deadline
 
 COMMAND_SECONDS = 30.0
@@ -35,79 +36,53 @@ _ALONE = "it has to hold the token alone"
 
 
 @frozen
-class Given:
-    """A token that somebody names, *origin* says who (`Provider`)."""
+class AtHand:
+    """A token that lies here: `find` looks at it each time, as others may put a new one there (`Provider`)."""
 
     name: str
-    given: Token
+    find: Callable[[], Token] = field(repr=False)
     now: Callable[[], float]
 
     def identity(self) -> str:
-        return self.given.secret
+        return self.find().secret
 
     def issue(self, *, deadline: Deadline) -> Issued:
         del deadline
-        return Issued(self.given, self.now(), end_of(self.given.secret))
-
-
-@frozen
-class FromVariable:
-    """The token in the *variable* (`Provider`)."""
-
-    variable: str
-    environ: Mapping[str, str] = field(repr=False)
-    now: Callable[[], float]
-
-    @property
-    def name(self) -> str:
-        return f"env:{self.variable}"
-
-    def identity(self) -> str:
-        return self._token().secret
-
-    def issue(self, *, deadline: Deadline) -> Issued:
-        del deadline
-        token = self._token()
+        token = self.find()
         return Issued(token, self.now(), end_of(token.secret))
 
-    def _token(self) -> Token:
-        value = self.environ.get(self.variable, "")
+
+def from_variable(variable: str, environ: Mapping[str, str], now: Callable[[], float]) -> AtHand:
+    """The token in the *variable*."""
+    name = f"env:{variable}"
+
+    def find() -> Token:
+        value = environ.get(variable, "")
         if not value.strip():
-            msg = f"{self.name}: the variable {self.variable} is not set"
+            msg = f"{name}: the variable {variable} is not set"
             raise ConfigError(
                 msg, hint="set it; a CI system keeps secrets from jobs of forks, and from unprotected branches"
             )
-        return token_of(value, name=self.name, hint=_ALONE)
+        return token_of(value, name=name, hint=_ALONE)
+
+    return AtHand(name, find, now)
 
 
-@frozen
-class FromFile:
-    """The token in the file at *path*, which is read each time: others put new ones there (`Provider`)."""
+def from_file(path: Path, now: Callable[[], float]) -> AtHand:
+    """The token in the file at *path*."""
+    name = f"file:{path}"
 
-    path: Path
-    now: Callable[[], float]
-
-    @property
-    def name(self) -> str:
-        return f"file:{self.path}"
-
-    def identity(self) -> str:
-        return self._token().secret
-
-    def issue(self, *, deadline: Deadline) -> Issued:
-        del deadline
-        token = self._token()
-        return Issued(token, self.now(), end_of(token.secret))
-
-    def _token(self) -> Token:
+    def find() -> Token:
         try:
-            with self.path.open(encoding="utf-8") as file:
+            with path.open(encoding="utf-8") as file:
                 text = file.read(_MAX_FILE)
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "not a text"
-            msg = f"{self.name}: cannot be read: {why}"
+            msg = f"{name}: cannot be read: {why}"
             raise ConfigError(msg, hint="check the path, and who may read it") from error
-        return token_of(text, name=self.name, hint=_ALONE)
+        return token_of(text, name=name, hint=_ALONE)
+
+    return AtHand(name, find, now)
 
 
 @frozen

@@ -17,7 +17,7 @@ from ci_modelcache.sources.tokens.cached import Asking, Cached, Direct
 from ci_modelcache.sources.tokens.endpoint import checked_address
 from ci_modelcache.sources.tokens.exchange import Exchange, Grant
 from ci_modelcache.sources.tokens.keep import Kept
-from ci_modelcache.sources.tokens.local import FromCommand, FromFile, FromVariable, Given
+from ci_modelcache.sources.tokens.local import AtHand, FromCommand, from_file, from_variable
 from ci_modelcache.sources.tokens.oidc import GitHub, GitLab
 from ci_modelcache.sources.tokens.vault import Vault
 from ci_modelcache.transfer.events import Events, Unrecorded
@@ -59,7 +59,7 @@ def token_source(text: str, *, host: str, means: Means) -> TokenSource:
 
 def given_source(token: Token, *, host: str, origin: str, means: Means) -> TokenSource:
     """*token* for *host*; *origin* says who named it."""
-    provider = Given(origin, token, means.session.now)
+    provider = AtHand(origin, lambda: token, means.session.now)
     return Direct(Asking(host, provider, secrets=means.session.secrets, events=means.events))
 
 
@@ -73,9 +73,9 @@ def provider_named(text: str, *, host: str, means: Means) -> Provider:
         raise _unknown(text)
     match kind:
         case "env":
-            return FromVariable(rest, means.environ, now)
+            return from_variable(rest, means.environ, now)
         case "file":
-            return FromFile(_path(rest, means), now)
+            return from_file(_path(rest, means), now)
         case "command":
             return FromCommand.parse(rest, secrets=means.session.secrets, now=now)
         case "oidc":
