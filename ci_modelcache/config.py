@@ -28,11 +28,15 @@ from ci_modelcache.model.project import FILE, Project
 from ci_modelcache.model.table import describe, unknown
 from ci_modelcache.settings import (
     DEFAULT_ENDPOINT,
+    OPTIONS,
     PREFIX,
     SETTINGS,
     Mode,
+    OfflineEnv,
     ProgressStyle,
     Setting,
+    System,
+    variable,
 )
 from ci_modelcache.sources.token import Token
 from ci_modelcache.tokens import TokenSearch, TokenSetting, Variables, targets
@@ -52,6 +56,7 @@ class Config:
     store: str
     endpoint_url: str | None
     region: str | None
+    role_to_assume: str | None
     mode: Mode
     endpoint: str
     token: Token | None
@@ -75,6 +80,8 @@ class Config:
     source_date_epoch: int
     lock_file: Path
     progress: ProgressStyle
+    ci: System
+    offline_env: OfflineEnv
     report: Path | None
     color: bool
     origins: dict[str, Origin]
@@ -276,7 +283,7 @@ def _guarded(token: tuple[Any, Origin], endpoint: tuple[Any, Origin]) -> tuple[A
 
 
 def _check_variables(environ: Mapping[str, str]) -> None:
-    known = [setting.variable for setting in SETTINGS]
+    known = [*(setting.variable for setting in SETTINGS), *map(variable, OPTIONS)]
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in known and not name.startswith(TOKEN_OF):
             raise unknown("variable", name, known, at="environment")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FALSE = frozenset({"0", "false", "no", "off"})
 """What stands for no."""
 _TRUE = frozenset({"1", "true", "yes", "on"})
+_ROLE = re.compile(r"arn:[\w-]+:iam::\d*:role/[\w+=,.@/-]+")
 _HOST = re.compile(r"[\w.:\[\]-]+")
 
 
@@ -85,6 +86,12 @@ def _deadline(text: str, _base: Base) -> float:
 def _region(text: str, _base: Base) -> str:
     if REGION_LABEL.fullmatch(text) is None:
         raise _refuse(REGION.expected, text)
+    return text
+
+
+def _role(text: str, _base: Base) -> str:
+    if _ROLE.fullmatch(text) is None:
+        raise _refuse(ROLE.expected, text)
     return text
 
 
@@ -160,6 +167,7 @@ def _url(text: str, _base: Base) -> str:
 
 _PROVIDED = "write HOST=env:NAME, HOST=file:PATH or 'HOST=command:PROGRAM ARGS', not the token itself"
 
+ROLE = Kind("the ARN of a role such as arn:aws:iam::123456789012:role/models", _role, "ARN")
 REGION = Kind("a region such as eu-west-1", _region)
 PATH = Kind("a path", lambda text, base: base.path(text), "PATH")
 STORE = Kind("s3://BUCKET/PREFIX or a folder", _store, "URL|DIR")

@@ -21,6 +21,7 @@ from ci_modelcache.kinds import (
     PROVIDERS,
     RATE,
     REGION,
+    ROLE,
     STORE,
     SWITCH,
     TOKEN,
@@ -33,6 +34,20 @@ from ci_modelcache.kinds import (
 PREFIX = "CI_MODELCACHE_"
 """What the variables of this tool begin with."""
 
+OPTIONS = (
+    "models",
+    "to",
+    "locked",
+    "fail-on-miss",
+    "lookup-only",
+    "include",
+    "exclude",
+    "output",
+    "format",
+    "window",
+)
+"""What single commands take besides settings and is read from variables too, so that YAML need only name values; ``models`` are the REFs."""
+
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
 _MAX_WORKERS = 256
@@ -40,11 +55,27 @@ _MAX_EPOCH = 253402300799  # the end of the year 9999, which every archive forma
 
 
 class Mode(StrEnum):
-    """What may be done with the store."""
+    """What may be done with the store; `AUTO` is decided by what the CI system says of the job (`ci_modelcache.ci.job`)."""
 
+    AUTO = "auto"
     READ = "read"
     READ_WRITE = "read-write"
     OFF = "off"
+
+
+class System(StrEnum):
+    """The CI system that is told what happened."""
+
+    GITHUB = "github"
+    GITLAB = "gitlab"
+    OFF = "off"
+
+
+class OfflineEnv(StrEnum):
+    """Whether later steps of a job are told where the models are, and to ask no Hub once all of them are proven."""
+
+    AUTO = "auto"
+    NEVER = "never"
 
 
 class ProgressStyle(StrEnum):
@@ -62,6 +93,11 @@ class Flag(enum.Enum):
     COMMON = enum.auto()
     SOME = enum.auto()
     NONE = enum.auto()
+
+
+def variable(name: str) -> str:
+    """The variable of the setting or option *name*."""
+    return PREFIX + name.upper().replace("-", "_")
 
 
 @frozen
@@ -105,7 +141,7 @@ class Setting:
     @property
     def variable(self) -> str:
         """The name of its variable."""
-        return PREFIX + self.name.upper().replace("-", "_")
+        return variable(self.name)
 
     @property
     def attribute(self) -> str:
@@ -129,7 +165,13 @@ SETTINGS: tuple[Setting, ...] = (
         "Region of the S3 service.",
         ambient=(Alias("AWS_REGION"), Alias("AWS_DEFAULT_REGION")),
     ),
-    Setting("mode", choices(Mode), "What may be done with the store.", Mode.READ_WRITE),
+    Setting("role-to-assume", ROLE, "AWS role that this job takes on with the identity that its CI system gives it."),
+    Setting(
+        "mode",
+        choices(Mode),
+        "What may be done with the store; auto: a CI job of a pull request only reads.",
+        Mode.AUTO,
+    ),
     Setting(
         "endpoint",
         URL,
@@ -192,8 +234,8 @@ SETTINGS: tuple[Setting, ...] = (
         flag=Flag.SOME,
         aliases=(Alias("HF_HUB_CACHE"), Alias("HUGGINGFACE_HUB_CACHE"), Alias("HF_HOME", "{}/hub")),
     ),
-    # Neither is read from a file: whoever can propose a change to modelcache.toml could otherwise have tokens kept, and lines
-    # written, where they are published or run.
+    # Not read from a file, and `report` is not, either: whoever can propose a change to modelcache.toml could otherwise have
+    # tokens kept, and lines written, where they are published or run.
     Setting(
         "state",
         PATH,
@@ -243,6 +285,25 @@ SETTINGS: tuple[Setting, ...] = (
         ProgressStyle.AUTO,
         flag=Flag.NONE,
         ambient=(Alias("CI", "lines", ignored=FALSE),),
+    ),
+    Setting(
+        "ci",
+        choices(System),
+        "The CI system that is told what happened: outputs, annotations, a summary.",
+        System.OFF,
+        in_file=False,
+        ambient=(
+            Alias("GITHUB_ACTIONS", System.GITHUB, ignored=FALSE),
+            Alias("GITLAB_CI", System.GITLAB, ignored=FALSE),
+        ),
+    ),
+    Setting(
+        "offline-env",
+        choices(OfflineEnv),
+        "Tell the CI job's next commands where the models are, and to ask no Hub when all are proven.",
+        OfflineEnv.NEVER,
+        flag=Flag.SOME,
+        in_file=False,
     ),
     Setting("report", PATH, "Append what happens, as JSON lines, to this file.", in_file=False),
     Setting("color", SWITCH, "Colours on a terminal.", "yes", flag=Flag.NONE, ambient=(Alias("NO_COLOR", "no"),)),

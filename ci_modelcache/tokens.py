@@ -26,8 +26,9 @@ _log = logging.getLogger(__name__)
 
 _PORTS = {"http": 80, "https": 443}
 _LOOPBACK = re.compile(r"(?:localhost|127\.\d+\.\d+\.\d+|\[::1\])(?::\d+)?")
-_NEEDED = ("HOME", "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN")
-"""What a provider of files and the OIDC provider of GitHub's runners read."""
+_PUBLIC = ("HOME", "AWS_WEB_IDENTITY_TOKEN_FILE")
+_NEEDED = (*_PUBLIC, "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN", "MODELCACHE_ID_TOKEN")
+"""What a provider of files and the OIDC provider of GitHub's runners read, and what else says who a job is (`cli.identity`)."""
 _NAMED = re.compile(r"\benv:([A-Za-z_]\w*)|[?&]variable=([A-Za-z_]\w*)")
 
 
@@ -77,8 +78,8 @@ class Variables(Mapping[str, str]):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The values that nobody may see: all but the home folder."""
-        return tuple(value for name, value in self._values.items() if name != "HOME")
+        """The values that nobody may see: all but those that name a place."""
+        return tuple(value for name, value in self._values.items() if name not in _PUBLIC)
 
     def __repr__(self) -> str:
         return f"<variables {', '.join(sorted(self._values))}>"

@@ -27,6 +27,7 @@ pytest_plugins = [
     "tests.parts.hub",
     "tests.parts.verbs",
     "tests.parts.upstreams",
+    "tests.parts.policies",
 ]
 pytest.register_assert_rewrite("tests.contracts")
 
@@ -34,7 +35,7 @@ pytest.register_assert_rewrite("tests.contracts")
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("project")
 
-_OURS = ("AWS_", "HF_", "HUGGING", "CI_MODELCACHE_", "RCLONE_")
+_OURS = ("AWS_", "HF_", "HUGGING", "CI_", "RCLONE_", "GITHUB_", "GITLAB_", "ACTIONS_", "RUNNER_", "MODELCACHE_")
 _PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "ftp_proxy"}
 
 for _name in list(os.environ):

@@ -69,7 +69,7 @@ def test_two_dashes_offer_every_option_of_the_command(folder: Path) -> None:
     ("words", "offered"),
     [
         (["re"], ["restore"]),
-        (["lock", "--c"], ["--ca-bundle", "--check"]),
+        (["lock", "--c"], ["--ca-bundle", "--check", "--ci"]),
         (["restore", "--mode", "r"], ["read", "read-write"]),
         (["--json", "ver"], ["verify"]),
         (["completion", ""], ["bash", "zsh", "fish"]),

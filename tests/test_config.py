@@ -68,7 +68,7 @@ def test_a_setting_that_is_like_another_stands_after_it() -> None:
 def test_secrets_and_what_decides_where_we_write_unasked_are_kept_out_of_the_file() -> None:
     """Whoever can propose a change to it could have tokens kept, or lines written, where they are published or run."""
     assert [s.name for s in SETTINGS if s.secret] == ["token", "tokens"]
-    assert {s.name for s in SETTINGS if not s.in_file} == {"token", "tokens", "state", "report"}
+    assert {s.name for s in SETTINGS if not s.in_file} == {"token", "tokens", "state", "report", "ci", "offline-env"}
 
 
 # --- defaults
@@ -81,7 +81,7 @@ def test_nothing_set_gives_the_defaults(load: Any, tmp_path: Path) -> None:
     assert config.state == home / ".cache/ci-modelcache"
     assert config.hub_cache == home / ".cache/huggingface/hub"
     assert config.lock_file == tmp_path / "work/modelcache.lock"
-    assert (config.endpoint, config.mode, config.workers) == ("https://huggingface.co", Mode.READ_WRITE, 8)
+    assert (config.endpoint, config.mode, config.workers) == ("https://huggingface.co", Mode.AUTO, 8)
     assert (config.deadline, config.revision_ttl, config.offline) == (None, 3600.0, False)
     assert (config.token, config.region, config.endpoint_url, config.ca_bundle) == (None, None, None, None)
     assert (config.normalize, config.mtime, config.color, config.progress) == (False, None, True, ProgressStyle.AUTO)
@@ -345,7 +345,7 @@ MISTAKES = [
     ({"env": {"CI_MODELCACHE_OFFLINE": "maybe"}}, 'variable CI_MODELCACHE_OFFLINE: expected yes or no, got "maybe"'),
     ({"env": {"CI_MODELCACHE_WORKERS": "0"}}, 'CI_MODELCACHE_WORKERS: expected a whole number from 1 to 256, got "0"'),
     ({"env": {"CI_MODELCACHE_WORKERS": "9" * 9999}}, "expected a whole number from 1 to 256"),
-    ({"env": {"CI_MODELCACHE_MODE": "rw"}}, 'expected read or read-write or off, got "rw"'),
+    ({"env": {"CI_MODELCACHE_MODE": "rw"}}, 'expected auto or read or read-write or off, got "rw"'),
     ({"env": {"CI_MODELCACHE_DEADLINE": "soon"}}, "variable CI_MODELCACHE_DEADLINE: not a duration: 'soon'"),
     ({"env": {"HF_ENDPOINT": "huggingface.co"}}, "variable HF_ENDPOINT: expected a URL such as https://host:port/path"),
     ({"env": {"HF_ENDPOINT": "https://[::1"}}, "variable HF_ENDPOINT: expected a URL"),

@@ -113,8 +113,11 @@ def run_json(
 
 LINES = {
     "restore": "restore org/name --to model",
+    "restore --lookup-only": "restore org/name --lookup-only",
     "fetch": "fetch org/name",
+    "warm": "warm org/name",
     "save": "save trained me/mine@v2",
+    "export": "export org/name -o models.tar",
     "lock": "lock --upgrade",
     "lock --check": "lock --check",
     "ls": "ls",
@@ -231,7 +234,7 @@ def test_every_command_that_a_document_shows_can_be_parsed(document: str) -> Non
     lines = [line for block in blocks(text, "(?:sh|console)") for line in block.splitlines()]
     lines += re.findall(r"`(ci-modelcache [a-z][^`]*)`", text)
     for line in lines:
-        for called in re.findall(r"(?:^|[ (/])ci-modelcache ([a-z][^|>)#;…]*)", line):
+        for called in re.findall(r"(?:^|[ (/])ci-modelcache ([a-z][^|<>)#;…]*)", line):
             name, *arguments = shlex.split(called)
             assert name in COMMANDS, line
             if arguments and "[OPTIONS]" not in arguments:

@@ -23,6 +23,7 @@ MARKER = "modelcache.json"
 REFS = "refs/v1/"
 HEADS = "heads/v1/"
 ANSWERS = "answers/v1/"
+LEASES = "leases/v1/"
 INTENTS = "intents/"
 COLLECTIONS = "gc/"
 CONDEMNED = "/condemned.json"
@@ -110,6 +111,11 @@ def ref(snapshot: SnapshotId) -> str:
     """The key of a snapshot's ref, the last object that a commit writes."""
     base = repository(snapshot.host, snapshot.type, snapshot.repo)
     return f"{REFS}{base}{snapshot.commit}/{snapshot.selection}.json"
+
+
+def lease(snapshot: SnapshotId) -> str:
+    """The key under which the one who fetches a snapshot says so."""
+    return f"{LEASES}{ref(snapshot).removeprefix(REFS)}"
 
 
 def head(host: str, type: RepoType, repo: str, revision: str) -> str:  # as above

@@ -1,4 +1,4 @@
-"""The only module that knows the small mutable documents of format 1: marker, ref, head, answer, intent, condemned list."""
+"""The only module that knows the small mutable documents of format 1: marker, ref, head, answer, lease, intent, condemned list."""
 
 from __future__ import annotations
 
@@ -81,6 +81,14 @@ class AnswerRecord:
     etag: str
     last_modified: str
     observed_at: int
+
+
+@frozen
+class LeaseRecord:
+    """Somebody fetches a snapshot: *holder* is a random name of that job, and *beat* counts how often it has said so."""
+
+    holder: str
+    beat: int
 
 
 @frozen

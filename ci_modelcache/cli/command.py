@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
+_ABOUT_MODELS = frozenset({"restore", "fetch", "warm", "save", "export"})
+"""The commands that have an outcome which a CI system is told."""
 _OUTPUT = ("quiet", "verbose", "json")
 
 
@@ -78,7 +80,9 @@ def verb(
             given: dict[str, Any] = kwargs
             flags = {setting.name: given.pop(setting.attribute) for setting in chosen}
             output = {key: given.pop(key) for key in _OUTPUT}
-            function(_begin(ctx, flags, output), *args, **kwargs)
+            begun = _begin(ctx, flags, output)
+            with begun.ci.command(finishing=name in _ABOUT_MODELS):
+                function(begun, *args, **kwargs)
 
         own = list(reversed(getattr(function, "__click_params__", ())))
         params = [*own, *_output_options(), *(SettingOption(setting) for setting in chosen)]
@@ -102,10 +106,13 @@ def _begin(ctx: click.Context, flags: dict[str, object], output: dict[str, Any])
     secrets = ctx.find_object(Secrets) or Secrets()
     handler = ctx.with_resource(logging_to_stderr(verbosity))
     handler.addFilter(RedactingFilter(secrets=secrets))
-    config = Config.load(flags, environ=environment(), cwd=Path.cwd(), in_container=in_container())
+    environ = environment()
+    config = Config.load(flags, environ=environ, cwd=Path.cwd(), in_container=in_container())
     for secret in config.secrets:
         secrets.add(secret)
     as_json = bool(output["json"] or outer.get("json"))
-    run = Run(config, command=ctx.info_name or "", as_json=as_json, verbosity=verbosity, secrets=secrets)
+    name = ctx.info_name or ""
+    run = Run(config, command=name, as_json=as_json, verbosity=verbosity, secrets=secrets, environ=environ)
+    secrets.listen(run.ci.channel.hide)
     ctx.call_on_close(run.close)
     return run

@@ -8,7 +8,7 @@ import click
 
 from ci_modelcache.cli.command import verb
 from ci_modelcache.cli.reports import fetched, pinned
-from ci_modelcache.cli.targets import Asked, selecting, targets
+from ci_modelcache.cli.targets import Asked, naming, selecting, targets
 from ci_modelcache.verbs.fetch import FetchReport, fetch
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         ("a part of a data set", "ci-modelcache fetch dataset:org/name --include 'test/*'"),
     ),
 )
-@click.argument("refs", nargs=-1, metavar="[REF]...")
+@naming
 @click.option("--force-download", is_flag=True, help="Fetch everything again, and replace what the store has.")
 @selecting
 def command(run: Run, *, force_download: bool, **given: Any) -> None:  # noqa: ANN401  # click's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -40,6 +41,7 @@ def command(run: Run, *, check: bool, upgrade: bool) -> None:
     if not models:
         msg = f"{run.config.project.where} names no models to lock"
         raise ConfigError(msg, hint='add [[models]] repo = "org/name" to it')
+    run.ci.named_in = (path,) if check else (Path(run.config.project.where),)
     if check:
         check_lock(models, read_lock(path))
         run.show({"path": str(path), "matches": len(models)}, [f"{path} matches: {count(len(models), 'model')}"])

@@ -35,7 +35,9 @@ ISSUES = "https://github.com/ci-modelcache/ci-modelcache/issues"
 COMMANDS = {
     "restore": "Put models in place, verified, from the store or the Hub.",
     "fetch": "Fill the store with models, and restore nothing.",
+    "warm": "Fill the store with what jobs will need, before they do.",
     "save": "Store a local folder as a model.",
+    "export": "Write models from the store into one tar archive.",
     "lock": "Write modelcache.lock: what --locked accepts, and nothing else.",
     "ls": "List the snapshots in the store.",
     "info": "Show what the store holds of a model.",
@@ -215,8 +217,10 @@ class _Failure:
             # Redacted before it is quoted: afterwards a quote could be taken for a part of a secret.
             message, hint = self._redacted(message), hint and self._redacted(hint)
             safe = {"type": kind, "message": message, "hint": hint, "exit_code": exit_code}
+            from ci_modelcache.ci.inert import inert_json  # noqa: PLC0415  # for failures only
+
             try:
-                emit(json.dumps({"error": safe}))
+                emit(inert_json(json.dumps({"error": safe})))
             except ModelCacheError as obstacle:
                 self._print(f"error: {obstacle.message}")
         return exit_code
@@ -227,4 +231,6 @@ class _Failure:
         return redact(text, secrets=self._secrets)
 
     def _print(self, text: str) -> None:
-        click.echo(self._redacted(text), err=True)
+        from ci_modelcache.ci.inert import inert  # noqa: PLC0415  # for failures only
+
+        click.echo(inert(self._redacted(text)), err=True)

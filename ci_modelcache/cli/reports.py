@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ci_modelcache.demo.demonstrate import DemoReport
     from ci_modelcache.verbs.auth import AuthReport
     from ci_modelcache.verbs.doctor import DoctorReport
+    from ci_modelcache.verbs.export import ExportReport
     from ci_modelcache.verbs.fetch import FetchReport
     from ci_modelcache.verbs.inspect import SnapshotInfo, StoredSnapshot
     from ci_modelcache.verbs.lock import LockReport
@@ -110,6 +111,13 @@ def saved(report: SaveReport) -> str:
         f"{count(report.files, 'file')}, {format_bytes(report.size)}, {format_bytes(report.bytes_uploaded)} of it new"
     )
     return f"{report.ref}: saved to {report.store}: {what}, in {report.seconds:.1f} s"
+
+
+def exported(report: ExportReport) -> str:
+    """What `export` wrote, for stderr: its stdout is the digest of the archive, or the archive."""
+    what = f"{count(len(report.models), 'model')}, {count(report.files, 'file')}, {format_bytes(report.size)}"
+    where = "stdout" if report.path == "-" else report.path
+    return f"exported to {where}: {what}, sha256 {report.sha256}, in {report.seconds:.1f} s"
 
 
 def locked(report: LockReport) -> Iterator[str]:

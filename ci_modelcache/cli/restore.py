@@ -7,63 +7,100 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ci_modelcache.cli.command import verb
-from ci_modelcache.cli.reports import restored
-from ci_modelcache.cli.targets import Asked, folders, locks, selecting, targets
-from ci_modelcache.errors import ConfigError
+from ci_modelcache.cli.reports import pinned, restored
+from ci_modelcache.cli.targets import Asked, Target, folders, locks, naming, naming_file, selecting, targets
+from ci_modelcache.cli.telling import loading_from
+from ci_modelcache.errors import ConfigError, SnapshotNotFound
+from ci_modelcache.settings import OfflineEnv, variable
+from ci_modelcache.verbs.lookup import MISS, LookupReport, lookup
 from ci_modelcache.verbs.restore import RestoreReport, restore
 from ci_modelcache.verbs.wanted import RestoreOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ci_modelcache.cli.run import Run
+    from ci_modelcache.model.lock import Lock
 
 
 @verb(
     "restore",
-    settings=("lock-file", "normalize", "hub-cache", "revision-ttl"),
+    settings=("lock-file", "normalize", "hub-cache", "revision-ttl", "offline-env"),
     examples=(
         ("into the Hugging Face cache, where transformers finds it", "ci-modelcache restore org/name@v1.2"),
         ("into a folder, for a Dockerfile", "ci-modelcache restore org/name --to /models/name"),
         ("exactly what modelcache.lock says, or fail", "ci-modelcache restore --locked"),
+        ("is it there?", "ci-modelcache restore org/name@v1.2 --lookup-only"),
         ("only what the store has; exit code 10 is a miss", "ci-modelcache restore org/name --fail-on-miss"),
         ("some files alone", "ci-modelcache restore org/name --include '*.safetensors' --include '*.json'"),
     ),
 )
-@click.argument("refs", nargs=-1, metavar="[REF]...")
-@click.option("--to", metavar="DIR", type=click.Path(), help="Restore into DIR; several models into DIR/ORG/NAME.")
-@click.option("--locked", is_flag=True, help="Accept only what modelcache.lock names.")
+@naming
+@click.option(
+    "--to",
+    metavar="DIR",
+    type=click.Path(),
+    envvar=variable("to"),
+    help="Restore into DIR; several models into DIR/ORG/NAME.",
+)
+@click.option(
+    "--locked/--no-locked",
+    default=None,
+    envvar=variable("locked"),
+    help="Accept only what modelcache.lock names; without REF that is the default where there is one.",
+)
 @click.option(
     "--force-download", is_flag=True, help="Fetch everything again, and replace what is here and in the store."
 )
-@click.option("--fail-on-miss", is_flag=True, help="Exit with 10 instead of fetching what the store lacks.")
+@click.option(
+    "--fail-on-miss",
+    is_flag=True,
+    envvar=variable("fail-on-miss"),
+    help="Exit with 10 instead of fetching what the store lacks.",
+)
+@click.option(
+    "--lookup-only",
+    is_flag=True,
+    envvar=variable("lookup-only"),
+    help="Only say whether the store has it: hit or miss.",
+)
 @click.option("--prune-extra", is_flag=True, help="Remove files at the destination that the model does not have.")
 @selecting
 def command(
     run: Run,
     to: str | None,
     *,
-    locked: bool,
+    locked: bool | None,
     force_download: bool,
     fail_on_miss: bool,
+    lookup_only: bool,
     prune_extra: bool,
     **given: Any,  # noqa: ANN401  # click's
 ) -> None:
     """
     Put models in place, verified, from the store or the Hub.
 
-    REF is [dataset:|space:]ORG/NAME[@REVISION]. Without one, all models of modelcache.toml are meant, or with
-    --locked all of modelcache.lock. The path of each is printed. What is complete already is only checked.
+    REF is [dataset:|space:]ORG/NAME[@REVISION]. Without one, all models of modelcache.lock are meant, or where there is none
+    those of modelcache.toml. The path of each is printed. What is complete already is only checked.
     """
     if to == "":
         msg = "--to names no folder"
         raise ConfigError(msg, hint="an unset variable makes it empty")
-    if force_download and fail_on_miss:
-        msg = "--force-download fetches everything, and --fail-on-miss forbids to fetch anything"
+    if force_download and (fail_on_miss or lookup_only):
+        other = "--fail-on-miss" if fail_on_miss else "--lookup-only"
+        msg = f"--force-download fetches everything, and {other} forbids to fetch anything"
         raise ConfigError(msg, hint="give one of the two")
     run.forced, run.trusting = force_download, True
-    asked, held = Asked(**given), locks(run.config, locked=locked, check=not given["refs"])
+    asked, named = Asked(**given), bool(given["refs"])
+    run.ci.named_in = naming_file(run.config, locked=locked, named=named)
+    held = locks(run.config, locked=locked, named=named)
     chosen = targets(asked, run.config, locks=held)
+    if lookup_only:
+        _look_up(run, chosen, held, fail_on_miss=fail_on_miss)
+        return
     cache, reports = run.cache(), list[RestoreReport]()
-    for target, folder in zip(chosen, folders(chosen, to, named=len(asked.refs)), strict=True):
+    places = folders(chosen, to, named=len(asked.refs))
+    for target, folder in zip(chosen, places, strict=True):
         options = RestoreOptions(
             selection=target.selection,
             locks=held,
@@ -80,4 +117,29 @@ def command(
         reports.append(report)
         for line in restored(reports[-1]):
             run.say(line)
+    if run.config.offline_env is OfflineEnv.AUTO and to is None:
+        run.ci.environment.update(loading_from(run.config.hub_cache))
     run.show({"snapshots": reports}, [report.path for report in reports])
+
+
+def _look_up(run: Run, chosen: Sequence[Target], held: Sequence[Lock], *, fail_on_miss: bool) -> None:
+    """Tell of each of *chosen* whether the store has it; raises `SnapshotNotFound` for a miss if *fail_on_miss*."""
+    cache, reports = run.cache(), list[LookupReport]()
+    for target in chosen:
+        with run.telling(target.ref) as tell:
+            report = lookup(
+                target.ref,
+                selection=target.selection,
+                locks=held,
+                cache=cache,
+                upstream=run.upstream,
+                step=run.step,
+                revision_ttl=run.config.revision_ttl,
+            )
+            tell(report)
+        reports.append(report)
+    missing = [report for report in reports if report.result == MISS]
+    if missing and fail_on_miss:
+        msg = f"{cache.url} does not hold {', '.join(report.ref for report in missing)}"
+        raise SnapshotNotFound(msg, hint="fill it with ci-modelcache fetch or warm")
+    run.show({"snapshots": reports}, [f"{report.result} {pinned(report.ref, report.commit)}" for report in reports])

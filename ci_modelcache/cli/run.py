@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import sys
 import time
 from contextlib import contextmanager
@@ -12,18 +13,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ci_modelcache.ci.job import job_of
 from ci_modelcache.cli.output import emit
-from ci_modelcache.config import Rank
+from ci_modelcache.cli.telling import Telling, channel_of, checkout_of
 from ci_modelcache.errors import ConfigError, ModelCacheError
 from ci_modelcache.model.redact import redact
 from ci_modelcache.settings import Mode, ProgressStyle
 from ci_modelcache.transfer.deadline import Deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from ci_modelcache.cache.modelcache import ModelCache
+    from ci_modelcache.cli.outcomes import Report
     from ci_modelcache.cli.upstreams import Upstreams
     from ci_modelcache.config import Config
     from ci_modelcache.layouts.protocol import Layout
@@ -36,18 +39,30 @@ if TYPE_CHECKING:
     from ci_modelcache.transfer.recorder import Recorder
     from ci_modelcache.transfer.retry import RetryPolicy
     from ci_modelcache.transfer.throttle import Throttle
-    from ci_modelcache.verbs.fetch import FetchReport
-    from ci_modelcache.verbs.restore import RestoreReport
     from ci_modelcache.verbs.step import Step
+
+_log = logging.getLogger(__name__)
 
 
 class Run:
     """One *command* at work. The deadline of *config* begins now; everything else is made, and imported, when asked for."""
 
-    def __init__(self, config: Config, *, command: str, as_json: bool, verbosity: int, secrets: Secrets) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        command: str,
+        as_json: bool,
+        verbosity: int,
+        secrets: Secrets,
+        environ: Mapping[str, str],
+    ) -> None:
         self.config = config
+        self.job = job_of(environ)
+        hiding = partial(redact, secrets=secrets)
+        self.ci = Telling(channel_of(config, environ), root=checkout_of(environ), redact=hiding)
         self.secrets = secrets
-        self._as_json = as_json
+        self.as_json = as_json
         self._quiet = verbosity < 0
         self._command = command
         self._deadline = Deadline(config.deadline, account=self._account)
@@ -60,7 +75,7 @@ class Run:
 
     def show(self, document: object, lines: Iterable[str]) -> None:
         """The result on stdout: *document* as one JSON object, or the *lines*, which are for people and ``$(...)``."""
-        if self._as_json:
+        if self.as_json:
             from ci_modelcache.model.document import to_plain  # noqa: PLC0415  # 60 ms
 
             emit(json.dumps(to_plain(document), ensure_ascii=False))
@@ -72,6 +87,11 @@ class Run:
         """Something worth knowing that is not the result: on stderr, and not with ``-q``."""
         if not self._quiet:
             click.echo(line, err=True)
+
+    def warn(self, message: str) -> None:
+        """Something that is wrong although the work goes on: in the log, and where the CI system shows it."""
+        _log.warning("%s", message)
+        self.ci.warn(message)
 
     @cached_property
     def progress(self) -> Progress:
@@ -87,6 +107,10 @@ class Run:
         return Lines(lambda: sys.stderr, clock=time.monotonic)
 
     # --- what is worked with
+
+    def end_within(self, seconds: float, *, named: str) -> None:
+        """Let the time budget end in *seconds*, called *named*, if not sooner; to be called before anything is made."""
+        self._deadline = self._deadline.ending(seconds, named)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -152,25 +176,30 @@ class Run:
         return self.upstreams.mirrors
 
     @contextmanager
-    def telling(self, ref: ModelRef) -> Iterator[Callable[[RestoreReport | FetchReport], None]]:
-        """Tell the report what became of *ref*: what the block passes on, or the error that ended it."""
+    def telling(self, ref: ModelRef) -> Iterator[Callable[[Report], None]]:
+        """Tell the CI system and the report what became of *ref*: what the block passes on, or the error that ended it."""
+        from ci_modelcache.cli.outcomes import FetchReport, RestoreReport, outcome_of  # noqa: PLC0415  # as above
         from ci_modelcache.transfer.events import SnapshotDone  # noqa: PLC0415  # as above
 
-        def tell(report: RestoreReport | FetchReport) -> None:
-            self.ledger.record(
-                SnapshotDone(
-                    ref=str(ref),
-                    result=report.result,
-                    files=report.files,
-                    size=report.size,
-                    received=report.bytes_downloaded,
-                    seconds=report.seconds,
+        def tell(report: Report) -> None:
+            outcome = outcome_of(report)
+            self.ci.add(outcome)
+            if isinstance(report, RestoreReport | FetchReport):
+                self.ledger.record(
+                    SnapshotDone(
+                        ref=str(ref),
+                        result=report.result,
+                        files=outcome.files,
+                        size=outcome.size,
+                        received=outcome.received,
+                        seconds=outcome.seconds,
+                    )
                 )
-            )
 
         began = time.monotonic()
         try:
-            yield tell
+            with self.ci.model(ref, self._command):
+                yield tell
         except ModelCacheError as error:
             seconds = time.monotonic() - began
             self.ledger.record(SnapshotDone(str(ref), type(error).__name__, seconds=seconds, error=error.message))
@@ -197,15 +226,30 @@ class Run:
         return Offline(Origin.of(self.config.endpoint).authority, why=why)
 
     @property
+    def mode(self) -> Mode:
+        """What may be done with the store; never `Mode.AUTO`."""
+        if self.config.mode is not Mode.AUTO:
+            return self.config.mode
+        return Mode.READ_WRITE if self.job.may_write else Mode.READ
+
+    @property
     def may_save(self) -> bool:
         """Whether the store may be written."""
-        return self.config.mode is Mode.READ_WRITE
+        return self.mode is Mode.READ_WRITE
+
+    @property
+    def _mode_comes_from(self) -> str:
+        if self.config.mode is Mode.AUTO:
+            return f"mode auto: {self.job.why}"
+        return f"the mode comes from: {self.config.origins['mode']}"
 
     def cache(self) -> ModelCache:
         """The store, to be read, and written if `may_save`."""
         from ci_modelcache.cache.modelcache import ModelCache  # noqa: PLC0415  # as above
 
-        return ModelCache(self._store(create=self.may_save), retry=self.retry)
+        # In mode auto nobody has said that the folder must be there: a pull request may come before the first filling.
+        create = self.may_save or self.config.mode is Mode.AUTO
+        return ModelCache(self._store(create=create), retry=self.retry)
 
     def cache_to_see(self) -> ModelCache:
         """The store for a command that only looks at it: never made by that; raises `ConfigError` when there is to be none."""
@@ -213,7 +257,7 @@ class Run:
 
         if self.config.mode is Mode.OFF:
             msg = "this command looks at the store, and there is none: the mode is off"
-            raise ConfigError(msg, hint=f"the mode comes from: {self.config.origins['mode']}; give --mode read")
+            raise ConfigError(msg, hint=f"{self._mode_comes_from}; give --mode read")
         return ModelCache(self._store(create=False), retry=self.retry)
 
     def cache_to_fill(self) -> ModelCache:
@@ -221,29 +265,25 @@ class Run:
         from ci_modelcache.verbs.initialise import initialise  # noqa: PLC0415  # as above
 
         if not self.may_save:
-            msg = f"this command writes to the store, and the mode is {self.config.mode}"
-            raise ConfigError(msg, hint=f"the mode comes from: {self.config.origins['mode']}; give --mode read-write")
+            msg = f"this command writes to the store, and the mode is {self.mode}"
+            raise ConfigError(msg, hint=f"{self._mode_comes_from}; give --mode read-write")
         cache = self.cache()
         initialise(cache)
         return cache
 
     def _store(self, *, create: bool) -> Store:
+        from ci_modelcache.cli.opening import open_configured, readable  # noqa: PLC0415  # as above
         from ci_modelcache.stores.empty import EmptyStore  # noqa: PLC0415  # as above
-        from ci_modelcache.stores.locations import open_store  # noqa: PLC0415  # as above
         from ci_modelcache.stores.throttled import throttled  # noqa: PLC0415  # as above
 
         config = self.config
         if config.mode is Mode.OFF:
             return EmptyStore()
-        store = open_store(
-            config.store,
-            # The default store is nobody's typing error: reading it before anything was saved is a miss.
-            create=create or config.origins["store"].rank is Rank.DEFAULT,
-            endpoint_url=config.endpoint_url,
-            region=config.region,
-            ca_bundle=None if config.store_ca_bundle is None else str(config.store_ca_bundle),
-            retry=self.retry,
-        )
+        lenient = config.mode is Mode.AUTO and not self.job.may_write
+        role = None if config.role_to_assume is None else partial(self.upstreams.role, needed=not lenient)
+        store = open_configured(config, create=create, retry=self.retry, role=role)
+        if lenient:
+            store = readable(store, retry=self.retry, tell=self.warn)
         return store if config.limit_rate is None else throttled(store, self.throttle, deadline=self._deadline)
 
     def layout(self, ref: ModelRef, folder: Path | None) -> Layout:

@@ -12,6 +12,7 @@ from ci_modelcache.cli.reports import pinned, saved
 from ci_modelcache.errors import ConfigError
 from ci_modelcache.model.ref import ModelRef, RepoType
 from ci_modelcache.model.selection import Selection
+from ci_modelcache.settings import variable
 from ci_modelcache.verbs.save import save
 
 if TYPE_CHECKING:
@@ -30,8 +31,20 @@ if TYPE_CHECKING:
 @click.option(
     "--type", type=click.Choice([kind.value for kind in RepoType]), help="What kind of repository; default: model."
 )
-@click.option("--include", multiple=True, metavar="PATTERN", help="Take only files such as '*.json'; repeatable.")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out files such as '*.bin'; repeatable.")
+@click.option(
+    "--include",
+    multiple=True,
+    metavar="PATTERN",
+    envvar=variable("include"),
+    help="Take only files such as '*.json'; repeatable.",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    envvar=variable("exclude"),
+    help="Leave out files such as '*.bin'; repeatable.",
+)
 def command(
     run: Run,
     directory: str,
@@ -52,6 +65,8 @@ def command(
     kind = None if type is None else RepoType(type)
     parsed, selection = ModelRef.parse(ref, type=kind), Selection(include, exclude)
     cache = run.cache_to_fill()
-    report = save(Path(directory), parsed, host=run.nobody.host, selection=selection, cache=cache, step=run.step)
+    with run.telling(parsed) as tell:
+        report = save(Path(directory), parsed, host=run.nobody.host, selection=selection, cache=cache, step=run.step)
+        tell(report)
     run.say(saved(report))
     run.show(report, [pinned(report.ref, report.commit)])

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from attrs import frozen
 
+from ci_modelcache.config import Rank
 from ci_modelcache.errors import ConfigError, InvalidRef, SnapshotNotFound
 from ci_modelcache.model.project import is_range
 from ci_modelcache.model.ref import ModelRef, RepoType
 from ci_modelcache.model.selection import Selection
+from ci_modelcache.settings import variable
 from ci_modelcache.verbs.lock import check_lock, read_lock
 from ci_modelcache.verbs.resolve import resolve
 
@@ -68,14 +70,27 @@ class Target:
     selection: Selection
 
 
+def naming(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the argument that names the models."""
+    return click.argument("refs", nargs=-1, metavar="[REF]...", envvar=variable("models"))(function)
+
+
 def selecting(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say more about the models than their names do."""
     for option in (
         click.option(
-            "--exclude", multiple=True, metavar="PATTERN", help="Leave out files such as '*.bin'; repeatable."
+            "--exclude",
+            multiple=True,
+            metavar="PATTERN",
+            envvar=variable("exclude"),
+            help="Leave out files such as '*.bin'; repeatable.",
         ),
         click.option(
-            "--include", multiple=True, metavar="PATTERN", help="Take only files such as '*.json'; repeatable."
+            "--include",
+            multiple=True,
+            metavar="PATTERN",
+            envvar=variable("include"),
+            help="Take only files such as '*.json'; repeatable.",
         ),
         click.option(
             "--type",
@@ -132,14 +147,27 @@ def folders(chosen: Sequence[Target], to: str | None, *, named: int) -> tuple[Pa
     return places
 
 
-def locks(config: Config, *, locked: bool, check: bool) -> tuple[Lock, ...]:
-    """The lock that must be kept to, if *locked*; with *check* it must also match modelcache.toml, or `LockStale` is raised."""
+def locks(config: Config, *, locked: bool | None, named: bool) -> tuple[Lock, ...]:
+    """
+    The lock that must be kept to, if *locked*; None leaves that to whether models are *named* and there is a lock.
+
+    Unless models are named it must also match modelcache.toml, or `LockStale` is raised.
+    """
+    if locked is None:
+        locked = not named and (config.lock_file.exists() or config.origins["lock-file"].rank is not Rank.DEFAULT)
     if not locked:
         return ()
     lock = read_lock(config.lock_file)
-    if check and config.project.models:
+    if not named and config.project.models:
         check_lock(config.project.models, lock)
     return (lock,)
+
+
+def naming_file(config: Config, *, locked: bool | None, named: bool) -> tuple[Path, ...]:
+    """The file in which the models stand that are restored: the lock, else modelcache.toml, or none when all are *named* on the command line."""
+    if locked or (locked is None and not named and config.lock_file.exists()):
+        return (config.lock_file,)
+    return () if named or not config.project.models else (Path(config.project.where),)
 
 
 def stored(refs: Sequence[str], *, cache: ModelCache, host: Upstream) -> Iterator[SnapshotId]:

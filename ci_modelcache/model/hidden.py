@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 
 class Secrets:
@@ -21,6 +21,7 @@ class Secrets:
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._known: tuple[str, ...] = ()
         self._lock = threading.Lock()
+        self._told: list[Callable[[str], None]] = []
         for secret in secrets:
             self.add(secret)
 
@@ -30,9 +31,15 @@ class Secrets:
         spelled = {secret, quote(secret, safe=""), quote(secret), quote_plus(secret), quoted, repr(secret)[1:-1]}
         if spelled <= set(self._known):
             return
+        for tell in self._told:
+            tell(secret)
         with self._lock:
             # The longest first: one that is a part of another must not leave the other's rest.
             self._known = tuple(sorted({*self._known, *spelled}, key=lambda each: (-len(each), each)))
+
+    def listen(self, tell: Callable[[str], None]) -> None:
+        """Call *tell* with every secret that is added from now on, before anybody can use it; what is known already was given by whoever runs us."""
+        self._told.append(tell)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._known)

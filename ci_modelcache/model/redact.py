@@ -32,7 +32,8 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             rf"\1\2\1\3\4{HIDDEN}\4",
         ),
         (
-            r"(?<![\w'\"-])((?:proxy-)?authorization|(?:set-)?cookie|[\w-]*-token|x-api-key)(\s*:\s*)(?!//)[^\r\n'\"]+",
+            # What a job is to be allowed is no secret, and a remedy: id-token: write.
+            r"(?<![\w'\"-])(?!id-token: write(?![\w-]))((?:proxy-)?authorization|(?:set-)?cookie|[\w-]*-token|x-api-key)(\s*:\s*)(?!//)[^\r\n'\"]+",
             rf"\1\2{HIDDEN}",
         ),
         (r"\b(bearer)\s+[^\s'\"<>,;]+", rf"\1 {HIDDEN}"),

@@ -1,4 +1,4 @@
-"""A store that holds nothing and takes nothing: what ``--mode off`` means, without a special case anywhere else."""
+"""A store that holds nothing and takes nothing: what having no store means, without a special case anywhere else."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ if TYPE_CHECKING:
 
     from ci_modelcache.stores.protocol import ObjectInfo
 
-_WHERE = "no store (mode off)"
-
 
 class EmptyStore:
-    """Implements `Store`: every read is a miss, every write is denied."""
+    """Implements `Store`: every read is a miss, every write is denied. *why* says why there is none."""
 
-    url = _WHERE
+    def __init__(self, why: str = "mode off") -> None:
+        self.url = f"no store ({why})"
 
     def read(self, key: str, *, start: int = 0, stop: int | None = None) -> AbstractContextManager[Iterator[bytes]]:  # noqa: ARG002  # the protocol's
-        raise ObjectNotFound(key, _WHERE)
+        raise ObjectNotFound(key, self.url)
 
     def write(self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False) -> NoReturn:  # noqa: ARG002  # the protocol's
-        msg = f"cannot write {key}: there is {_WHERE}"
+        msg = f"cannot write {key}: there is {self.url}"
         raise AccessDenied(msg, hint="use --mode read-write with a store")
 
     def stat(self, key: str) -> ObjectInfo:
-        raise ObjectNotFound(key, _WHERE)
+        raise ObjectNotFound(key, self.url)
 
     def scan(self, prefix: str) -> Iterator[ObjectInfo]:  # noqa: ARG002  # the protocol's
         return iter(())

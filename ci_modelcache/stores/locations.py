@@ -11,7 +11,10 @@ from ci_modelcache.errors import ConfigError
 from ci_modelcache.stores.directory import DirectoryStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ci_modelcache.stores.protocol import Store
+    from ci_modelcache.stores.s3_role import AssumedRole
     from ci_modelcache.transfer.retry import RetryPolicy
 
 _SUPPORTED = "write s3://bucket/prefix, file:///folder or a path"
@@ -26,12 +29,13 @@ def open_store(
     region: str | None = None,
     ca_bundle: str | None = None,
     retry: RetryPolicy,
+    role: Callable[[], AssumedRole | None] | None = None,
 ) -> Store:
     """
     The store at *url*: ``s3://bucket/prefix``, ``file:///folder`` or a path (with ``~`` expanded by the caller).
 
     *create* makes a missing folder; a bucket is never made, since its owner decides where and for whom. The other options
-    are for S3 only. Raises `ConfigError` for what is no store, and `BucketMissing` when the folder does not exist.
+    are for S3 only; *role* is called for such a store alone, and says whose credentials are used. Raises `ConfigError` for what is no store, and `BucketMissing` when the folder does not exist.
     Whether a bucket exists is seen at the first request.
     """
     scheme = _SCHEME.match(url)
@@ -50,7 +54,15 @@ def open_store(
     _refuse_secrets(endpoint_url or "", "endpoint")
     from ci_modelcache.stores.s3 import S3Store  # noqa: PLC0415  # half a second of imports that only S3 needs
 
-    return S3Store(bucket, prefix, endpoint_url=endpoint_url, region=region, ca_bundle=ca_bundle, retry=retry)
+    return S3Store(
+        bucket,
+        prefix,
+        endpoint_url=endpoint_url,
+        region=region,
+        ca_bundle=ca_bundle,
+        retry=retry,
+        role=None if role is None else role(),
+    )
 
 
 def _folder(url: str) -> Path:

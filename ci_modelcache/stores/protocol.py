@@ -82,3 +82,12 @@ class OnDisk(Protocol):
 
         The caller has proven its bytes, and nobody writes it any more. Raises as `Store.write` does.
         """
+
+
+@runtime_checkable
+class OverNetwork(Protocol):
+    """A store that is asked with credentials, or without."""
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether it is asked without credentials, since none were found."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         PutObjectRequestTypeDef,
     )
 
+    from ci_modelcache.stores.s3_role import AssumedRole
     from ci_modelcache.transfer.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -59,9 +60,10 @@ class S3Store:
         region: str | None,
         retry: RetryPolicy,
         ca_bundle: str | None = None,
+        role: AssumedRole | None = None,
     ) -> None:
         self._bucket = Bucket(
-            bucket, prefix, endpoint_url=endpoint_url, region=region, ca_bundle=ca_bundle, retry=retry
+            bucket, prefix, endpoint_url=endpoint_url, region=region, ca_bundle=ca_bundle, retry=retry, role=role
         )
         self._bucket_exists = False
         self._checksums = True
@@ -69,6 +71,11 @@ class S3Store:
     @property
     def url(self) -> str:
         return self._bucket.url
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether it is asked without credentials, since none were found."""
+        return self._bucket.anonymous
 
     # Reading
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import boto3.session
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.handlers import add_expect_header
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3.client import S3Client
 
+    from ci_modelcache.stores.s3_role import AssumedRole
     from ci_modelcache.transfer.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -45,7 +47,8 @@ class Bucket:
     """
     The part of a bucket below *prefix*, and how to talk to it.
 
-    Credentials come from boto3's own chain: environment, profiles, web identity, container and machine roles.
+    Credentials are those of *role*, or come from boto3's own chain: environment, profiles, web identity, container and
+    machine roles. Where none are found the bucket is asked without, as everybody may read some.
     botocore retries nothing, since *retry* does; and no single request outlasts its deadline by more than a second.
     """
 
@@ -58,6 +61,7 @@ class Bucket:
         region: str | None,
         ca_bundle: str | None,
         retry: RetryPolicy,
+        role: AssumedRole | None = None,
     ) -> None:
         self.name = name
         self.url = f"s3://{name}/{prefix}" if prefix else f"s3://{name}"
@@ -69,8 +73,15 @@ class Bucket:
         self._endpoint_url, self._region, self._ca_bundle = endpoint_url, region, ca_bundle
         self._check(prefix)
         with explaining("opening the store", store=self.url):
-            self._session = boto3.session.Session()
+            self._session = boto3.session.Session() if role is None else self._session_of(role)
+            self.anonymous = self._session.get_credentials() is None
+            """Whether there are no credentials, so that nothing is signed."""
+        if self.anonymous:
+            _log.info("no credentials were found: %s is asked without", self.url)
         self.client()  # now, so that a wrong setting is told before work begins
+
+    def _session_of(self, role: AssumedRole) -> boto3.session.Session:
+        return role.session(region=self._region or DEFAULT_REGION, ca_bundle=self._ca_bundle, timeout=self._timeout)
 
     def _check(self, prefix: str) -> None:
         if _BUCKET.fullmatch(self.name) is None:
@@ -95,7 +106,7 @@ class Bucket:
         """The result of one *request*; its failures are raised as a store's, with *doing* and *key* in their messages."""
         client = self.client()
         _log.debug("%s (%s)", doing, self.url)
-        with explaining(doing, store=self.url, key=key):
+        with explaining(doing, store=self.url, key=key, anonymous=self.anonymous):
             return request(client)
 
     def retried(self, request: Callable[[S3Client], T], *, doing: str, key: str | None = None) -> T:
@@ -104,12 +115,15 @@ class Bucket:
 
     def client(self) -> S3Client:
         """A client whose timeouts fit into the time that is left. It can be used from any thread."""
-        left = self.retry.deadline.remaining()
-        seconds = next((each for each in READ_TIMEOUTS if each <= left), READ_TIMEOUTS[-1])
+        seconds = self._timeout()
         with self._lock:
             if seconds not in self._clients:
                 self._clients[seconds] = self._new_client(seconds)
             return self._clients[seconds]
+
+    def _timeout(self) -> float:
+        left = self.retry.deadline.remaining()
+        return next((each for each in READ_TIMEOUTS if each <= left), READ_TIMEOUTS[-1])
 
     def _new_client(self, read_timeout: float) -> S3Client:
         config = Config(
@@ -119,6 +133,7 @@ class Bucket:
             max_pool_connections=MAX_CONNECTIONS,
             tcp_keepalive=True,
             user_agent_extra="ci-modelcache",
+            signature_version=UNSIGNED if self.anonymous else None,
             # Checksums of botocore's choice break uploads to many stores, and cost CPU twice: every object is written
             # with an explicit SHA-256 and its bytes are proven by whoever reads them, on AWS too.
             request_checksum_calculation="when_required",

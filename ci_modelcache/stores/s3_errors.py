@@ -27,7 +27,7 @@ from ci_modelcache.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 Answer = TypeVar("Answer", bound="Mapping[str, Any]")
 
@@ -82,6 +82,10 @@ _ELSEWHERE = {
 }
 
 _CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the job a role"
+_SEARCHED = (
+    f"{_CREDENTIALS} (--role-to-assume); they are looked for in the variables AWS_*, the files of AWS_PROFILE, web identity"
+    " and the roles of containers and machines"
+)
 _CONNECTION = (
     boto.HTTPClientError,
     boto.ConnectionError,
@@ -89,22 +93,68 @@ _CONNECTION = (
     boto.ChecksumError,
     boto.FlexibleChecksumError,
 )
+_STS = "check the region, AWS_ENDPOINT_URL_STS where the STS is not that of AWS, and that it can be reached from here"
+_UNTRUSTED = {
+    "AccessDenied": (
+        "the trust policy of the role must allow sts:AssumeRoleWithWebIdentity to the issuer of the ID token, with conditions"
+        " on sub and aud that fit this job: see examples/policies and docs/permissions.md"
+    ),
+    "ExpiredTokenException": "the ID token of this job has ended: let it live longer (GitLab: timeout: of the job), or write a new one into its file",
+    "InvalidIdentityToken": (
+        "the account needs an OIDC identity provider for the issuer of the ID token, with this audience: see docs/permissions.md"
+    ),
+}
 _ENDPOINT = "check --endpoint-url, and that the server runs and can be reached from here"
 
 
 @contextmanager
-def explaining(doing: str, *, store: str, key: str | None = None) -> Iterator[None]:
-    """Turn what botocore raises while *doing* something with *key* of *store* (its URL) into what a store raises."""
+def explaining(doing: str, *, store: str, key: str | None = None, anonymous: bool = False) -> Iterator[None]:
+    """
+    Turn what botocore raises while *doing* something with *key* of *store* (its URL) into what a store raises.
+
+    *anonymous*: there are no credentials, which explains every refusal.
+    """
     try:
         yield
     except boto.ClientError as error:
-        raise _of_answer(error, doing, store, key) from error
+        raised = _of_answer(error, doing, store, key)
+        if anonymous and isinstance(raised, AccessDenied):
+            msg = f"{raised.message}; no credentials were found, and without them it is refused"
+            raise AccessDenied(msg, hint=_SEARCHED) from error
+        raise raised from error
     except (boto.BotoCoreError, ResponseParserError) as error:
         raise _of_client(error, f"{doing} ({store})") from error
     except RecursionError as error:
         # botocore follows redirects between regions by calling itself, without end when no answer names a region.
         msg = f"{doing} ({store}): the server redirects in circles"
         raise ConfigError(msg, hint="check --region and --endpoint-url") from error
+
+
+@contextmanager
+def explaining_role(arn: str, *, whose: Callable[[], str]) -> Iterator[None]:
+    """Turn what botocore raises while the role *arn* is taken on into what a store raises; *whose* says for whom, once that is known."""
+    doing = f"taking on the role {arn} for {{}}"
+    # Never `from error`: what an STS says may repeat the token.
+    try:
+        yield
+    except boto.ClientError as error:
+        raise _of_exchange(error, doing.format(whose())) from None
+    except (boto.BotoCoreError, ResponseParserError) as error:
+        raise _of_client(error, doing.format(whose()), hint=_STS) from None
+
+
+def _of_exchange(error: boto.ClientError, doing: str) -> ModelCacheError:
+    response: dict[str, Any] = dict(error.response)
+    meta = response.get("ResponseMetadata", {})
+    status, code = int(meta.get("HTTPStatusCode", 0)), str(response.get("Error", {}).get("Code", ""))
+    said = f"{doing}: the STS said {status} {code}"
+    if code == "IDPCommunicationError":
+        return Unavailable(said, hint="the STS could not reach whoever issued the ID token; try later")
+    if code in {"ValidationError", "RegionDisabledException", "InvalidAction"} or status in {404, 405, 501}:
+        return ConfigError(said, hint=f"check the ARN of the role; {_STS}")
+    return _of_trouble(code, status, said, meta.get("HTTPHeaders", {})) or AccessDenied(
+        said, hint=_UNTRUSTED.get(code, _UNTRUSTED["AccessDenied"])
+    )
 
 
 def proper(answer: Answer, field: str) -> Answer:
@@ -196,8 +246,8 @@ def _of_trouble(code: str, status: int, said: str, headers: dict[str, str]) -> M
     return None
 
 
-def _of_client(error: Exception, doing: str) -> ModelCacheError:
-    return _of_settings(error, doing) or _of_connection(error, doing)
+def _of_client(error: Exception, doing: str, *, hint: str = _ENDPOINT) -> ModelCacheError:
+    return _of_settings(error, doing) or _of_connection(error, doing, hint)
 
 
 def _of_settings(error: Exception, doing: str) -> ModelCacheError | None:
@@ -215,16 +265,16 @@ def _of_settings(error: Exception, doing: str) -> ModelCacheError | None:
     return None
 
 
-def _of_connection(error: Exception, doing: str) -> ModelCacheError:
+def _of_connection(error: Exception, doing: str, hint: str) -> ModelCacheError:
     if isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
         return ConfigError(
             f"{doing}: the server's certificate is not trusted", hint="give its authority with --ca-bundle"
         )
     if isinstance(error, ResponseParserError):
         msg = f"{doing}: the answer is not S3"
-        return Unavailable(msg, hint=f"a proxy or a web page answered instead? {_ENDPOINT}")
+        return Unavailable(msg, hint=f"a proxy or a web page answered instead? {hint}")
     if isinstance(error, _CONNECTION):
-        return Unavailable(f"{doing}: {_reason(error)}", hint=_ENDPOINT)
+        return Unavailable(f"{doing}: {_reason(error)}", hint=hint)
     return ConfigError(f"{doing}: {error}", hint="check the settings of the store and of AWS in this environment")
 
 

@@ -53,7 +53,7 @@ class Deadline:
     The end of a step's time budget, on the monotonic clock; *seconds* None means that there is none.
 
     Everything that waits asks `remaining` first, and calls `check` between two pieces of work. *account* says where the time
-    went, in words (`transfer.ledger`), or nothing; its errors repeat it.
+    went, in words (`transfer.ledger`), or nothing; its errors repeat it. *named*: what its errors call it, such as ``the window ...``.
     """
 
     def __init__(
@@ -63,8 +63,10 @@ class Deadline:
         late: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         account: Callable[[], str] = str,
+        named: str = "",
     ) -> None:
         self.seconds = seconds
+        self._named = named
         self._account = account
         self._clock = clock
         self._end = math.inf if seconds is None else clock() + seconds + late
@@ -80,11 +82,26 @@ class Deadline:
     def watched(self, late: float) -> Deadline:
         """What is left and *late* seconds more, for who watches others that keep to this one and tell more than it can."""
         left = self.remaining()
-        return Deadline(self.seconds, late=left + late - (self.seconds or 0), clock=self._clock, account=self._account)
+        late = left + late - (self.seconds or 0)
+        return Deadline(self.seconds, late=late, clock=self._clock, account=self._account, named=self._named)
 
     def sooner(self, seconds: float) -> Deadline:
         """The end of a part of this step that may take *seconds*, or what is left when that is less."""
-        return Deadline(min(seconds, self.remaining()), clock=self._clock, account=self._account)
+        return self.ending(min(seconds, self.remaining()), self._named)
+
+    def ending(self, seconds: float, named: str) -> Deadline:
+        """This one, or one that ends in *seconds* and is *named* so when that is sooner."""
+        if self.remaining() < seconds:
+            return self
+        return Deadline(seconds, clock=self._clock, account=self._account, named=named)
+
+    @property
+    def _name(self) -> str:
+        return self._named or f"the deadline of {format_duration(self.seconds or 0)}"
+
+    @property
+    def _hint(self) -> str:
+        return f"{'' if self._named else 'raise --deadline, or '}run again: what was received is kept"
 
     def check(self, doing: str) -> None:
         """Raise `DeadlineExceeded`, saying what was being done, when nothing is left."""
@@ -95,8 +112,8 @@ class Deadline:
         """The error to raise when the budget ended while *doing*; *because* is the last failure seen."""
         why = "" if because is None else f"; last failure: {because}"
         return DeadlineExceeded(
-            f"the deadline of {format_duration(self.seconds or 0)} passed while {doing}{why}{self._told()}",
-            hint="raise --deadline, or run again: what was received is kept",
+            f"{self._name} passed while {doing}{why}{self._told()}",
+            hint=self._hint,
         )
 
     def too_far(self, delay: float, doing: str, *, because: BaseException) -> DeadlineExceeded:
@@ -105,9 +122,9 @@ class Deadline:
             return self.exceeded(doing, because=because)
         left = format_duration(self.remaining())
         return DeadlineExceeded(
-            f"the deadline of {format_duration(self.seconds or 0)} leaves {left}, and {doing} would be tried again "
+            f"{self._name} leaves {left}, and {doing} would be tried again "
             f"in {format_duration(delay)}; last failure: {because}{self._told()}",
-            hint="raise --deadline, or run again: what was received is kept",
+            hint=self._hint,
         )
 
     def _told(self) -> str:

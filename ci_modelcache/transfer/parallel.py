@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 import queue
 import threading
+from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from ci_modelcache.transfer.deadline import Deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_Slot = queue.SimpleQueue[tuple[Result] | BaseException]
+"""Where one result comes to lie: in a tuple, for it may be an exception itself."""
 
 _GRACE = 2.0
 """Seconds that workers get to clean up after a failure elsewhere before they are abandoned."""
@@ -79,6 +84,48 @@ def bounded(work: Callable[[], Result], *, deadline: Deadline, doing: str) -> Re
     watch = deadline.watched(_LATE)
     for_each([work], lambda each: results.append(each()), workers=1, deadline=watch, doing=doing)
     return results[0]
+
+
+def in_order(
+    items: Iterable[Item], work: Callable[[Item], Result], *, workers: int, deadline: Deadline, doing: str
+) -> Generator[Result, None, None]:
+    """
+    What *work* returns for each of *items*, in their order; up to *workers* (1 or more) of them are worked on ahead.
+
+    Items are taken as room comes, so that no more than *workers* results are held besides the one that was yielded last. The first
+    failure in that order is raised. Whoever stops early closes the generator: threads then end as those of `for_each`.
+    """
+    rest = iter(items)
+    waiting: queue.SimpleQueue[tuple[Item, _Slot[Result]] | None] = queue.SimpleQueue()
+    slots: deque[_Slot[Result]] = deque()
+    stop = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def begin() -> None:
+        for item in islice(rest, 1):
+            slots.append(queue.SimpleQueue())
+            waiting.put((item, slots[-1]))
+
+    try:
+        for _ in range(workers):
+            begin()
+        for _ in range(len(slots)):
+            thread = threading.Thread(target=_run_in_order, args=(waiting, work, stop), daemon=True)
+            thread.start()
+            threads.append(thread)
+        while slots:
+            done = _next(slots.popleft(), deadline, doing)
+            if isinstance(done, BaseException):
+                raise done
+            begin()
+            yield done[0]
+    finally:
+        stop.set()
+        grace = Deadline(min(_GRACE, deadline.remaining()))
+        for _ in threads:
+            waiting.put(None)
+        for thread in threads:
+            thread.join(grace.remaining())
 
 
 class Crew:
@@ -152,7 +199,21 @@ def _run(
             results.put(None)
 
 
-def _next(results: queue.SimpleQueue[BaseException | None], deadline: Deadline, doing: str) -> BaseException | None:
+def _run_in_order(
+    waiting: queue.SimpleQueue[tuple[Item, _Slot[Result]] | None], work: Callable[[Item], Result], stop: threading.Event
+) -> None:
+    for item, slot in iter(waiting.get, None):
+        if stop.is_set():
+            return
+        try:
+            result = work(item)
+        except BaseException as error:  # noqa: BLE001  # handed to the caller, which raises it
+            slot.put(error)
+        else:
+            slot.put((result,))
+
+
+def _next(results: queue.SimpleQueue[Item], deadline: Deadline, doing: str) -> Item:
     seconds = deadline.remaining()
     try:
         # Above TIMEOUT_MAX, some 290 years, `get` raises.

@@ -121,6 +121,17 @@ class RetryPolicy:
         self.events.record(Waited(source or self.source, delay, _reason(error)))
         self.sleep(delay)
 
+    def idle(self, seconds: float, *, doing: str, told: str) -> None:
+        """
+        Sleep for about *seconds*, half as long up to half as long again, because somebody else is at work; *told* is why, for the report.
+
+        When the deadline passes meanwhile, `DeadlineExceeded` says what was being done.
+        """
+        delay = min(self.jitter(0.5 * seconds, 1.5 * seconds), self.deadline.remaining())
+        self.events.record(Waited(self.source, delay, told))
+        self.sleep(delay)
+        self.deadline.check(doing)
+
     def delay(self, failures: int, error: Unavailable) -> float:
         """Seconds to wait after so many *failures* in a row, the last of which was *error*."""
         window = tenacity.wait_exponential(multiplier=self.base, max=self.cap)

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from attrs import evolve, field, frozen
 
-from ci_modelcache.errors import ConfigError, DigestMismatch, IntegrityError, ObjectNotFound, SnapshotNotFound
+from ci_modelcache.errors import ConfigError, IntegrityError, SnapshotNotFound
 from ci_modelcache.layouts.inside import explaining_denial
+from ci_modelcache.model.loading import runs_code
 from ci_modelcache.model.manifest import Manifest
-from ci_modelcache.model.selection import ALL
 from ci_modelcache.sources.mirrors import Mirrors
 from ci_modelcache.sources.offline import Offline
 from ci_modelcache.transfer.exclusive import exclusive
 from ci_modelcache.transfer.land import explaining_full_disk, sweep
-from ci_modelcache.transfer.parallel import for_each
 from ci_modelcache.transfer.receipts import Receipts
 from ci_modelcache.verbs.acquire import acquire, save_acquired
-from ci_modelcache.verbs.deliver import NOT_WRITABLE, Route, instead_of, is_stored, listed_of
+from ci_modelcache.verbs.deliver import NOT_WRITABLE, Route, instead_of, listed_of
 from ci_modelcache.verbs.ingest import selected
 from ci_modelcache.verbs.placing import Placement, carry_out, plan
 from ci_modelcache.verbs.publish import unwritten
 from ci_modelcache.verbs.receive import senders
 from ci_modelcache.verbs.resolve import LOCAL, LOCK, MIRROR, STORE, note_head, word_of
-from ci_modelcache.verbs.wanted import RestoreOptions, Wanted, find_wanted, name_of, place_of
+from ci_modelcache.verbs.stored import has_all, stored_manifest
+from ci_modelcache.verbs.turns import turn
+from ci_modelcache.verbs.wanted import RestoreOptions, Wanted, find_wanted, name_of, place_of, require_locked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from ci_modelcache.cache.modelcache import ModelCache
     from ci_modelcache.layouts.protocol import Layout
     from ci_modelcache.model.listing import ListedFile
-    from ci_modelcache.model.manifest import FileEntry
     from ci_modelcache.model.ref import ModelRef
     from ci_modelcache.sources.protocol import Upstream
     from ci_modelcache.verbs.step import Step
@@ -78,6 +79,8 @@ class RestoreReport:
     seconds: float
     mirrors: dict[str, int] = field(factory=dict)
     """Bytes by the URL of the upstream that sent them."""
+    runs_code: tuple[str, ...] = ()
+    """Files that may run code of their author when a library loads them."""
 
 
 @frozen
@@ -120,10 +123,10 @@ def restore(
         sweep(layout.staging)
         wanted = find_wanted(ref, layout, receipts, cache=cache, upstream=upstream, options=options)
         source = Offline(upstream.host, why="--fail-on-miss is set") if options.fail_on_miss else upstream
-        source = Mirrors.of(source, retry=step.retry, connections=step.workers)
+        mirrors = Mirrors.of(source, retry=step.retry, connections=step.workers)
         pinned = ref.at(wanted.snapshot.commit)
-        route = Route(pinned, layout, cache, source, receipts, step, options.save, force=options.force)
-        done = _restore(wanted, route)
+        route = Route(pinned, layout, cache, mirrors, receipts, step, options.save, force=options.force)
+        done = _restore(wanted, route, waits=not isinstance(source, Offline))
         extra = layout.extra(done.manifest)  # noqa: S610  # a layout, not Django
         if options.prune_extra:
             layout.prune(extra)
@@ -165,6 +168,7 @@ def _report(ref: ModelRef, wanted: Wanted, done: _Done, route: Route) -> Restore
         warnings=(*done.warnings, *done.placement.warnings),
         seconds=0.0,
         mirrors=done.mirrors,
+        runs_code=runs_code(done.manifest),
     )
 
 
@@ -176,12 +180,12 @@ def _refuse_to_prune(layout: Layout, ours: tuple[Path, ...]) -> None:
             raise ConfigError(msg, hint="restore into a folder of its own")
 
 
-def _restore(wanted: Wanted, route: Route) -> _Done:
+def _restore(wanted: Wanted, route: Route, *, waits: bool) -> _Done:
     """
     There are three cases, tried in this order:
     1. The manifest is known here, and every file is in place.
     2. The store has the snapshot.
-    3. Upstream has it. By force this is the only one.
+    3. Upstream has it. By force this is the only one. If this run *waits*, others that fetch the same may store it meanwhile.
     """
     if route.force:
         return _fetched(wanted, _listing(wanted, route), route)
@@ -192,13 +196,26 @@ def _restore(wanted: Wanted, route: Route) -> _Done:
     try:
         manifest = _stored(wanted, route)
     except SnapshotNotFound:
-        return _fetched(wanted, _listing(wanted, route), route)
+        return _in_turn(wanted, route) if waits else _fetched(wanted, _listing(wanted, route), route)
     except IntegrityError as failure:
         _log.warning("the store is not believed: %s", failure)
         with instead_of(failure):
             files = _listing(wanted, route)
         done = _fetched(wanted, files, route)
         return evolve(done, warnings=(f"the store was not believed: {failure}", *done.warnings))
+    return _from_store(manifest, wanted, route)
+
+
+def _in_turn(wanted: Wanted, route: Route) -> _Done:
+    """Restore what the store did not have: from there, when another job was just fetching it, else from upstream."""
+    look = partial(_stored, wanted, route)
+    with turn(wanted.snapshot, look, cache=route.cache, step=route.step, saves=route.save) as found:
+        for manifest in found:
+            return _from_store(manifest, wanted, route)
+        return _fetched(wanted, _listing(wanted, route), route)
+
+
+def _from_store(manifest: Manifest, wanted: Wanted, route: Route) -> _Done:
     placement = carry_out(plan(map(listed_of, manifest.files), route), route)
     _publish(manifest, wanted, route)
     anchor = LOCK if wanted.locked else STORE
@@ -212,34 +229,10 @@ def _stored(wanted: Wanted, route: Route) -> Manifest:
         try:
             route.cache.ref(wanted.snapshot)
         except (SnapshotNotFound, IntegrityError):
-            if not _has_all(locked, route):
+            if not has_all(locked, cache=route.cache, step=route.step):
                 raise
         return locked
-    try:
-        return route.cache.manifest(wanted.snapshot)
-    except SnapshotNotFound:
-        if wanted.is_full:
-            raise
-    # Whoever holds the whole holds every part of it.
-    part = route.cache.manifest(evolve(wanted.snapshot, selection=ALL)).part(wanted.selection)
-    selected(map(listed_of, part.files), wanted.selection, wanted.ref)
-    return part
-
-
-def _has_all(manifest: Manifest, route: Route) -> bool:
-    """Whether the store has every blob of *manifest*; after the first that is missing no more are asked for."""
-
-    def check(file: FileEntry) -> None:
-        if not is_stored(listed_of(file), route.cache):
-            raise ObjectNotFound(file.sha256.hex, route.cache.url)
-
-    step = route.step
-    try:
-        for_each(manifest.files, check, workers=step.workers, deadline=step.deadline, doing="looking at what is stored")
-    except ObjectNotFound as miss:
-        _log.debug("%s", miss)
-        return False
-    return True
+    return stored_manifest(wanted.snapshot, wanted.ref, wanted.selection, cache=route.cache)
 
 
 def _fetched(wanted: Wanted, files: tuple[ListedFile, ...], route: Route) -> _Done:
@@ -251,15 +244,7 @@ def _fetched(wanted: Wanted, files: tuple[ListedFile, ...], route: Route) -> _Do
         route = evolve(route, save=False)
         believed = (f"which files {wanted.snapshot} has was said by a mirror, not by {route.upstream.host}: not saved",)
     acquired = acquire(wanted.snapshot, files, route)
-    for locked in wanted.locked:
-        if acquired.manifest != locked:
-            what = f"the manifest of {wanted.snapshot}"
-            raise DigestMismatch(
-                what,
-                expected=locked.digest.hex,
-                actual=acquired.manifest.digest.hex,
-                hint="the lock and the bytes disagree: restore modelcache.lock from git",
-            )
+    require_locked(acquired.manifest, wanted.locked)
     _publish(acquired.manifest, wanted, route)
     unsaved = save_acquired(acquired, route)
     return _Done(

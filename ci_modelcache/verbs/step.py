@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from attrs import evolve, field, frozen
 
+from ci_modelcache.cache.leases import Pace
 from ci_modelcache.transfer.progress import Progress, Silent
 from ci_modelcache.transfer.retry import RetryPolicy, once_more
 
@@ -28,7 +29,7 @@ class Step:
     One run of one verb.
 
     *state* is the folder of this user's own notes (receipts, locks, small files on their way); it may be lost at
-    any time without harm. *workers* bounds parallel transfers.
+    any time without harm. *workers* bounds parallel transfers. *pace*: how jobs that want the same wait for each other.
     """
 
     state: Path
@@ -36,6 +37,7 @@ class Step:
     progress: Progress = field(factory=Silent)
     workers: int = 8
     clock: Callable[[], float] = time.monotonic
+    pace: Pace = field(factory=Pace)
 
     @property
     def deadline(self) -> Deadline:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
-from ci_modelcache.errors import ObjectNotFound
+from ci_modelcache.errors import DigestMismatch, ObjectNotFound
 from ci_modelcache.model.lock import Lock
 from ci_modelcache.model.manifest import Manifest
 from ci_modelcache.model.ref import ModelRef, SnapshotId
@@ -14,6 +14,8 @@ from ci_modelcache.model.selection import ALL, Selection
 from ci_modelcache.verbs.resolve import LOCAL, LOCK, STORE, Resolution, resolve, resolve_now
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ci_modelcache.cache.modelcache import ModelCache
     from ci_modelcache.layouts.protocol import Layout
     from ci_modelcache.sources.protocol import Upstream
@@ -41,9 +43,6 @@ class RestoreOptions:
     force: bool = False
 
 
-DEFAULT = RestoreOptions()
-
-
 @frozen
 class Wanted:
     """The snapshot to restore, as *ref* asked for it, and its manifest when the lock or an earlier restore tells it."""
@@ -62,6 +61,7 @@ class Wanted:
 
     @property
     def is_full(self) -> bool:
+        """Whether the snapshot has every file of its commit."""
         return self.snapshot.selection == ALL
 
 
@@ -99,3 +99,16 @@ def find_wanted(
     except ObjectNotFound:
         return Wanted(ref, snapshot, selection, resolution, STORE)
     return Wanted(ref, snapshot, selection, resolution, LOCAL, (noted,))
+
+
+def require_locked(manifest: Manifest, locked: Iterable[Manifest]) -> None:
+    """Raise `DigestMismatch` for a *manifest* that is another one than those *locked*, of which there are one or none."""
+    for promised in locked:
+        if manifest != promised:
+            what = f"the manifest of {promised.id}"
+            raise DigestMismatch(
+                what,
+                expected=promised.digest.hex,
+                actual=manifest.digest.hex,
+                hint="the lock and the bytes disagree: restore modelcache.lock from git",
+            )

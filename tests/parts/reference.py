@@ -26,19 +26,22 @@ from ci_modelcache.kinds import SWITCH
 from ci_modelcache.model.digest import Digest
 from ci_modelcache.model.mirror import Mirror
 from ci_modelcache.model.project import ProjectModel
-from ci_modelcache.settings import SETTINGS, Alias, Flag, Setting
+from ci_modelcache.settings import OPTIONS, SETTINGS, Alias, Flag, Setting, variable
 from ci_modelcache.verbs.auth import AuthReport
 from ci_modelcache.verbs.doctor import DoctorReport
+from ci_modelcache.verbs.export import ExportReport
 from ci_modelcache.verbs.fetch import FetchReport
 from ci_modelcache.verbs.figures import StatsReport
 from ci_modelcache.verbs.inspect import SnapshotInfo, StoredSnapshot
 from ci_modelcache.verbs.lock import LockReport
+from ci_modelcache.verbs.lookup import LookupReport
 from ci_modelcache.verbs.mirrors import MirrorsReport
 from ci_modelcache.verbs.mirrors_check import CheckReport
 from ci_modelcache.verbs.mirrors_figures import BenchReport
 from ci_modelcache.verbs.restore import RestoreReport
 from ci_modelcache.verbs.save import SaveReport
 from ci_modelcache.verbs.verify import VerifyReport
+from ci_modelcache.verbs.warm import WarmReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -223,6 +226,21 @@ def settings() -> Iterator[str]:
     )
 
 
+_OPTION_WORDS = {"models": "the REFs of the command line, separated by white space"}
+_LISTS = frozenset({"include", "exclude"})
+
+
+def options() -> Iterator[str]:
+    """Every option that is no setting and is read from a variable too."""
+    rows = []
+    for name in OPTIONS:
+        option = variable(name)
+        used = [each for each in COMMANDS if any(param.envvar == option for param in command_of(each).params)]
+        words = _OPTION_WORDS.get(name, f"`--{name}`" + (", separated by white space" if name in _LISTS else ""))
+        rows.append((code(option), words, ", ".join(used)))
+    yield from table(("variable", "stands for", "of"), rows)
+
+
 _MODEL_KEYS = {
     "repo": "`org/name`; required",
     "revision": "a branch, a tag, a commit of 40 digits, or a range of version tags such as `^1.2`, which only a lock resolves",
@@ -277,8 +295,11 @@ Shape = type | dict[str, "Shape"] | list["Shape"]
 SETTING: Shape = {"value": object, "origin": str}
 DOCUMENTS: dict[str, Shape] = {
     "restore": {"snapshots": [RestoreReport]},
+    "restore --lookup-only": {"snapshots": [LookupReport]},
     "fetch": {"snapshots": [FetchReport]},
+    "warm": WarmReport,
     "save": SaveReport,
+    "export": ExportReport,
     "lock": LockReport,
     "lock --check": {"path": str, "matches": int},
     "ls": {"store": str, "snapshots": [StoredSnapshot]},
@@ -335,6 +356,7 @@ MEANINGS = {
     "extra": "files at the destination that the snapshot does not have",
     "pruned": "whether `extra` was removed",
     "saved": "whether the store has it now because of this run",
+    "missing": "files of the snapshot that the store lacks",
     "warnings": "what went wrong without harm to the result",
     "seconds": "how long it took",
     "removed": "models that are no longer in modelcache.toml",
@@ -525,6 +547,7 @@ BLOCKS: dict[str, Callable[[], Iterator[str]]] = {
     "common-options": common_options,
     "commands": commands,
     "settings": settings,
+    "options": options,
     "models": models,
     "mirrors": mirrors,
     "reports": reports,
