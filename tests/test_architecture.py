@@ -79,11 +79,12 @@ def test_every_exception_to_a_rule_is_still_needed(rule: Rule, home: str) -> Non
 # (The Hub's cache of root, as every image shows it, is no such path.)
 _MACHINE = re.compile(r"(?<![\w.~}-])/(?:work|root(?!/\.cache/huggingface))(?![\w-])")
 _INDEX = re.compile(
-    r"(?:--|PIP_|UV_)(?:extra[-_])?index[-_]url|(?:files\.pythonhosted|registry\.npmjs|proxy\.golang)\."
+    r"--(?:extra-)?index-url|(?:PIP|UV)_(?:EXTRA_)?INDEX_URL[\"']?\s*[=:]\s*[\"']?(?!https?://127\.)\w|(?:files\.pythonhosted|registry\.npmjs|proxy\.golang)\."
     r"|https?://[^\s/]+(?::\d+)?/(?:[\w./-]+/)?simple\b",
     re.IGNORECASE,
 )
-_FOLDERS = (".ci", ".github", "benchmarks", PACKAGE, "docs", "tests")
+_FOLDERS = (".ci", ".github", "actions", "benchmarks", PACKAGE, "docs", "examples", "gitlab", "tests")
+_MADE = {".mypy_cache", ".ruff_cache", "__pycache__"}
 _BINARY = {".pyc", ".gz", ".tar", ".zip", ".safetensors", ".bin"}
 
 
@@ -92,7 +93,7 @@ def _texts() -> Iterator[tuple[str, str]]:
     for folder in _FOLDERS:
         files += [file for file in (ROOT / folder).rglob("*") if file.is_file()]
     for file in sorted(files):
-        if file.suffix not in _BINARY:
+        if file.suffix not in _BINARY and _MADE.isdisjoint(file.parts):
             yield file.relative_to(ROOT).as_posix(), file.read_text(errors="replace")
 
 

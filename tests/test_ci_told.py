@@ -189,7 +189,19 @@ def test_a_failure_has_outputs_an_annotation_and_a_summary(
     assert step.values("env") == {}
 
 
-@pytest.mark.parametrize(("code", "word"), [(10, "miss"), (11, "unavailable"), (12, "denied"), (13, "corrupt"), (14, "no-space"), (15, "timeout"), (1, "error"), (2, "error")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("code", "word"),
+    [
+        (10, "miss"),
+        (11, "unavailable"),
+        (12, "denied"),
+        (13, "corrupt"),
+        (14, "no-space"),
+        (15, "timeout"),
+        (1, "error"),
+        (2, "error"),
+    ],
+)
 def test_every_exit_code_has_its_word(code: int, word: str) -> None:
     good = ModelOutcome("org/name@main", "hit")
     values = outputs_of(Outcome((good,), 1.0, Failure(code, "why")))
@@ -273,6 +285,8 @@ def test_a_pull_request_leaves_the_store_as_it_is(
     monkeypatch.setenv("GITHUB_EVENT_NAME", "pull_request")
     assert step.run("restore org/name --store store") == 0
     assert not any((step.folder / "work/store").rglob("*"))
+    (notice,) = [each for each in step.commands if each.startswith("::notice ")]
+    assert "org/name@main was fetched and is not saved: mode auto: a job of the event pull_request only reads" in notice
     assert step.run("fetch org/name --store store") == 2
     assert "mode auto: a job of the event pull_request only reads; give --mode read-write" in step.err
     assert step.run("restore org/name --store store --mode read-write --to there") == 0

@@ -14,11 +14,11 @@ import pytest
 from ci_modelcache.errors import AccessDenied, DeadlineExceeded, Unavailable
 from ci_modelcache.transfer import parallel
 from ci_modelcache.transfer.deadline import Deadline
-from ci_modelcache.transfer.parallel import bounded, for_each
+from ci_modelcache.transfer.parallel import bounded, for_each, in_order
 from tests.parts.clocks import Clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
 HANG = 20.0
 """Seconds after which a test says that something hangs; nothing here takes one of them."""
@@ -213,7 +213,7 @@ def test_a_worker_that_is_told_to_exit_does_not_hang_the_rest() -> None:
 _WAITS_FOR_CTRL_C = """
 import threading
 from ci_modelcache.transfer.deadline import Deadline
-from ci_modelcache.transfer.parallel import bounded, for_each
+from ci_modelcache.transfer.parallel import bounded, for_each, in_order
 
 def work(item):
     if item == 1:
@@ -258,3 +258,67 @@ def test_what_is_bounded_returns_its_result_and_raises_its_failure() -> None:
 
 def _fail() -> None:
     raise Unavailable("down")
+
+
+# --- in order
+
+
+def ordered(
+    items: Iterable[int], work: Callable[[int], object], *, workers: int = 3, seconds: float = HANG
+) -> Generator[object, None, None]:
+    return in_order(items, work, workers=workers, deadline=Deadline(seconds), doing="working")
+
+
+@pytest.mark.parametrize("workers", [1, 3, 50])
+def test_results_come_in_the_order_of_the_items_whichever_is_ready_first(workers: int) -> None:
+    def work(item: int) -> int:
+        time.sleep(0.001 * (7 * item % 5))
+        return item * item
+
+    assert list(ordered(range(30), work, workers=workers)) == [item * item for item in range(30)]
+
+
+def test_no_more_than_the_workers_are_worked_on_ahead_of_what_was_yielded() -> None:
+    begun: list[int] = []
+    results = ordered(iter(range(10**9)), begun.append)
+    for taken in range(1, 20):
+        next(results)
+        assert len(begun) <= taken + 3
+    results.close()
+    assert len(begun) <= 19 + 3
+
+
+def test_the_first_failure_in_order_is_raised_after_what_came_before_it(released: threading.Event) -> None:
+    def work(item: int) -> int:
+        if item == 2:
+            released.wait(HANG)
+            raise Unavailable("of 2")
+        if item == 3:
+            released.set()
+            raise AccessDenied("of 3")
+        return item
+
+    results = ordered(range(9), work)
+    assert (next(results), next(results)) == (0, 1)
+    with pytest.raises(Unavailable, match="of 2"):
+        next(results)
+
+
+def test_an_exception_may_be_a_result() -> None:
+    (result,) = ordered([1], lambda _: ValueError("an answer"))
+    assert isinstance(result, ValueError)
+
+
+def test_a_result_that_does_not_come_costs_no_more_than_the_deadline(released: threading.Event) -> None:
+    results = ordered([1], lambda _: released.wait(HANG), seconds=0.2)
+    with pytest.raises(DeadlineExceeded):
+        next(results)
+
+
+def test_nothing_is_begun_after_the_end_and_no_thread_stays() -> None:
+    before = set(threading.enumerate())
+    results = ordered(range(1000), lambda item: item)
+    next(results)
+    results.close()
+    assert set(threading.enumerate()) <= before
+    assert list(ordered([], lambda item: item)) == []

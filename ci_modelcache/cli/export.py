@@ -49,8 +49,14 @@ if TYPE_CHECKING:
     envvar=variable("format"),
     help="What is in the archive; plain: files for tar and sha256sum.",
 )
+@click.option(
+    "--locked/--no-locked",
+    default=None,
+    envvar=variable("locked"),
+    help="Take what modelcache.lock names; without REF that is the default where there is one.",
+)
 @selecting
-def command(run: Run, output: str, *, format: str, **given: Any) -> None:  # noqa: A002, ANN401  # the flag's name, and click's
+def command(run: Run, output: str, *, format: str, locked: bool | None, **given: Any) -> None:  # noqa: A002, ANN401  # the flag's name, and click's
     """
     Write models from the store into one tar archive.
 
@@ -60,8 +66,8 @@ def command(run: Run, output: str, *, format: str, **given: Any) -> None:  # noq
     """
     del format  # there is one
     outlet, named = _outlet(output, run), bool(given["refs"])
-    run.ci.named_in = naming_file(run.config, locked=None, named=named)
-    held_to = locks(run.config, locked=None, named=named)
+    run.ci.named_in = naming_file(run.config, locked=locked, named=named)
+    held_to = locks(run.config, locked=locked, named=named)
     chosen = targets(Asked(**given), run.config, locks=held_to)
     cache = run.cache_to_see()
     models = [held(each.ref, each.selection, locks=held_to, cache=cache, host=run.nobody) for each in chosen]

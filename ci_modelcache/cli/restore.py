@@ -13,6 +13,7 @@ from ci_modelcache.cli.telling import loading_from
 from ci_modelcache.errors import ConfigError, SnapshotNotFound
 from ci_modelcache.settings import OfflineEnv, variable
 from ci_modelcache.verbs.lookup import MISS, LookupReport, lookup
+from ci_modelcache.verbs.restore import MISS as FETCHED
 from ci_modelcache.verbs.restore import RestoreReport, restore
 from ci_modelcache.verbs.wanted import RestoreOptions
 
@@ -114,6 +115,8 @@ def command(
         with run.telling(target.ref) as tell:
             report = restore(target.ref, layout, cache=cache, upstream=run.upstream, step=run.step, options=options)
             tell(report)
+            if report.result == FETCHED and not run.may_save:
+                run.ci.notice(f"{report.ref} was fetched and is not saved: {run.why_not_saved}")
         reports.append(report)
         for line in restored(reports[-1]):
             run.say(line)

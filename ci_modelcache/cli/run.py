@@ -238,7 +238,8 @@ class Run:
         return self.mode is Mode.READ_WRITE
 
     @property
-    def _mode_comes_from(self) -> str:
+    def why_not_saved(self) -> str:
+        """Where a mode comes from that lets this run only read."""
         if self.config.mode is Mode.AUTO:
             return f"mode auto: {self.job.why}"
         return f"the mode comes from: {self.config.origins['mode']}"
@@ -257,7 +258,7 @@ class Run:
 
         if self.config.mode is Mode.OFF:
             msg = "this command looks at the store, and there is none: the mode is off"
-            raise ConfigError(msg, hint=f"{self._mode_comes_from}; give --mode read")
+            raise ConfigError(msg, hint=f"{self.why_not_saved}; give --mode read")
         return ModelCache(self._store(create=False), retry=self.retry)
 
     def cache_to_fill(self) -> ModelCache:
@@ -266,7 +267,7 @@ class Run:
 
         if not self.may_save:
             msg = f"this command writes to the store, and the mode is {self.mode}"
-            raise ConfigError(msg, hint=f"{self._mode_comes_from}; give --mode read-write")
+            raise ConfigError(msg, hint=f"{self.why_not_saved}; give --mode read-write")
         cache = self.cache()
         initialise(cache)
         return cache

@@ -61,6 +61,7 @@ def command(run: Run, window: str | None, *, locked: bool | None, **given: Any) 
     now = _now()
     if reason := _reason(run, hours, now):
         run.say(f"nothing was done: {reason}")
+        run.ci.notice(f"nothing was done: {reason}")
         run.show(skipped(reason), [])
         return
     for each in hours:

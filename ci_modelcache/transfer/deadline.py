@@ -95,14 +95,6 @@ class Deadline:
             return self
         return Deadline(seconds, clock=self._clock, account=self._account, named=named)
 
-    @property
-    def _name(self) -> str:
-        return self._named or f"the deadline of {format_duration(self.seconds or 0)}"
-
-    @property
-    def _hint(self) -> str:
-        return f"{'' if self._named else 'raise --deadline, or '}run again: what was received is kept"
-
     def check(self, doing: str) -> None:
         """Raise `DeadlineExceeded`, saying what was being done, when nothing is left."""
         if self.remaining() <= 0:
@@ -111,20 +103,26 @@ class Deadline:
     def exceeded(self, doing: str, *, because: BaseException | None = None) -> DeadlineExceeded:
         """The error to raise when the budget ended while *doing*; *because* is the last failure seen."""
         why = "" if because is None else f"; last failure: {because}"
+        told = f"{doing}{why}{self._told()}"
+        if self._named:
+            return DeadlineExceeded(f"{self._named} passed while {told}", hint="run again: what was received is kept")
         return DeadlineExceeded(
-            f"{self._name} passed while {doing}{why}{self._told()}",
-            hint=self._hint,
+            f"the deadline of {format_duration(self.seconds or 0)} passed while {told}",
+            hint="raise --deadline, or run again: what was received is kept",
         )
 
     def too_far(self, delay: float, doing: str, *, because: BaseException) -> DeadlineExceeded:
         """The error to raise when a pause of *delay* seconds before going on with *doing* would outlast the budget."""
         if self.remaining() <= 0:
             return self.exceeded(doing, because=because)
+        told = f"in {format_duration(delay)}; last failure: {because}{self._told()}"
         left = format_duration(self.remaining())
+        if self._named:
+            msg = f"{self._named} leaves {left}, and {doing} would be tried again {told}"
+            return DeadlineExceeded(msg, hint="run again: what was received is kept")
         return DeadlineExceeded(
-            f"{self._name} leaves {left}, and {doing} would be tried again "
-            f"in {format_duration(delay)}; last failure: {because}{self._told()}",
-            hint=self._hint,
+            f"the deadline of {format_duration(self.seconds or 0)} leaves {left}, and {doing} would be tried again {told}",
+            hint="raise --deadline, or run again: what was received is kept",
         )
 
     def _told(self) -> str:

@@ -121,14 +121,15 @@ class RetryPolicy:
         self.events.record(Waited(source or self.source, delay, _reason(error)))
         self.sleep(delay)
 
-    def idle(self, seconds: float, *, doing: str, told: str) -> None:
+    def idle(self, seconds: float, *, doing: str, told: str, source: str = "") -> None:
         """
-        Sleep for about *seconds*, half as long up to half as long again, because somebody else is at work; *told* is why, for the report.
+        Sleep for about *seconds*, half as long up to half as long again, because somebody else is at work.
 
+        The pause is *told* as one for *source*, if given in place of the policy's own.
         When the deadline passes meanwhile, `DeadlineExceeded` says what was being done.
         """
         delay = min(self.jitter(0.5 * seconds, 1.5 * seconds), self.deadline.remaining())
-        self.events.record(Waited(self.source, delay, told))
+        self.events.record(Waited(source or self.source, delay, told))
         self.sleep(delay)
         self.deadline.check(doing)
 
