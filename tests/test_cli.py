@@ -95,7 +95,7 @@ def test_the_examples_of_every_command_are_in_its_help_and_can_be_parsed(name: s
     assert shown.code == 0
     for comment, line in command.examples:
         assert f"  # {comment}\n  {line}\n" in shown.out
-        called = re.search(r"ci-modelcache ([^|>)]*)", line)
+        called = re.search(r"ci-modelcache ([^|<>)]*)", line)
         assert called is not None
         arguments = shlex.split(called[1])
         assert arguments.pop(0) == name

@@ -149,3 +149,19 @@ def test_the_deadline_of_a_part_says_so_too() -> None:
     deadline = Deadline(10, clock=Clock(), account=lambda: "waited 9 s")
     for part in (deadline.watched(1), deadline.sooner(5)):
         assert str(part.exceeded("reading x")).endswith("; where the time went: waited 9 s")
+
+
+def test_a_deadline_that_ends_sooner_for_another_reason_is_called_by_it() -> None:
+    clock = Clock()
+    whole = Deadline(60, clock=clock)
+    window = whole.ending(20, "the window 22:00-06:00 UTC")
+    assert (window.remaining(), whole.ending(90, "the window").remaining()) == (20, 60)
+    assert whole.ending(90, "the window") is whole
+    assert Deadline(clock=clock).ending(20, "the window").remaining() == 20
+    for each in (window, window.sooner(30), window.sooner(5), window.watched(1)):
+        error = each.exceeded("fetching a")
+        assert str(error) == "the window 22:00-06:00 UTC passed while fetching a"
+        assert error.hint == "run again: what was received is kept"
+    assert str(window.too_far(30, "fetching a", because=Unavailable("down"))).startswith(
+        "the window 22:00-06:00 UTC leaves 20s, and fetching a would be tried again in 30s"
+    )

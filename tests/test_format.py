@@ -17,6 +17,7 @@ from attrs import evolve
 
 from ci_modelcache.cache import keys
 from ci_modelcache.cache.answers import keep_answer, known_answer
+from ci_modelcache.cache.leases import Lease
 from ci_modelcache.cache.publication import new_ulid, published
 from ci_modelcache.cache.records import (
     HUB,
@@ -25,6 +26,7 @@ from ci_modelcache.cache.records import (
     CondemnedRecord,
     HeadRecord,
     IntentRecord,
+    LeaseRecord,
     Marker,
     RefRecord,
 )
@@ -244,6 +246,7 @@ def test_every_key_that_is_ever_written_is_in_the_table_and_each_row_of_it_is_wr
     publish(cache, evolve(manifest, repo="gpt2", selection="0" * 16), big)
     cache.put_head(HOST, ModelRef("tiny/model", "feature/x"), manifest.commit, HUB)
     keep_answer(cache, HOST, ModelRef("tiny/model", "feature/x"), ANSWER)
+    Lease(cache, manifest.id).take()
     condemned = CondemnedRecord(tuple(info.key for info in recording.scan("") if "sha256" in info.key))
     cache.put_document(f"{keys.COLLECTIONS}{ULID}{keys.CONDEMNED}", to_json(condemned))
     publish(cache, manifest, big)
@@ -264,6 +267,7 @@ def test_every_key_that_is_ever_written_is_in_the_table_and_each_row_of_it_is_wr
         ("Ref", RefRecord),
         ("Head", HeadRecord),
         ("Answer", AnswerRecord),
+        ("Lease", LeaseRecord),
         ("Intent", IntentRecord),
         ("Condemned list", CondemnedRecord),
     ],

@@ -144,6 +144,7 @@ def test_the_snapshot_of_a_ref_can_be_read_from_its_key_unless_a_name_was_too_lo
 @given(snapshots)
 def test_every_key_is_one_that_every_store_takes(snapshot: SnapshotId) -> None:
     check_key(keys.ref(snapshot))
+    check_key(keys.lease(snapshot))
     for key in (keys.head, keys.answer):
         check_key(key(snapshot.host, snapshot.type, snapshot.repo, "refs/pr/7"))
 
@@ -154,6 +155,7 @@ def test_the_longest_names_of_all_fit_into_a_key() -> None:
     for part in (worst, longest_kept, "a" * 96):
         snapshot = SnapshotId(LONGEST_HOST, RepoType.DATASET, f"{part}/{part}", COMMIT, "0123456789abcdef")
         assert len(check_key(keys.ref(snapshot))) <= MAX_KEY
+        assert len(check_key(keys.lease(snapshot))) <= MAX_KEY
         for revision in ("/".join("x" * 100), "_" * 40, "_" * 255, "\U0001f917" * 63):
             for key in (keys.head, keys.answer):
                 longest = key(snapshot.host, snapshot.type, snapshot.repo, ModelRef("o/n", revision).revision)
@@ -169,6 +171,7 @@ def test_names_without_long_runs_of_underscores_are_never_hashed() -> None:
 def test_two_snapshots_never_share_a_ref_and_none_is_a_folder_of_the_other(one: SnapshotId, other: SnapshotId) -> None:
     assume(one != other)
     assert keys.ref(one) != keys.ref(other)
+    assert keys.lease(one) != keys.lease(other)
     assert not keys.ref(one).startswith(f"{keys.ref(other)}/")
 
 
@@ -187,6 +190,7 @@ def test_no_kind_of_key_is_a_folder_of_another_kind() -> None:
         keys.MARKER,
         keys.ref(snapshot),
         keys.ref(evolve(snapshot, repo="n")),
+        keys.lease(snapshot),
         keys.head("h", RepoType.MODEL, "o/n", "main"),
         keys.head("h", RepoType.MODEL, "n", "main"),
         keys.answer("h", RepoType.MODEL, "o/n", "main"),

@@ -151,3 +151,15 @@ def test_a_record_passes_every_handler_redacted_once_it_met_one() -> None:
     assert RedactingFilter(secrets=[SECRET]).filter(record) is True
     assert SECRET not in logging.Formatter().format(record)
     assert SECRET not in repr(record.__dict__)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("give the job permissions: id-token: write (forks never get it)", True),
+        ("id-token: writeable-secret-of-somebody", False),
+        ("x-id-token: write", False),
+    ],
+)
+def test_a_permission_is_no_secret_though_it_is_named_like_one(text: str, *, shown: bool) -> None:
+    assert (redact(text) == text) == shown

@@ -251,3 +251,19 @@ def test_whatever_is_asked_for_every_pause_is_bounded_and_fits(
     assert all(0 <= pause <= LONGEST_PAUSE for pause in clock.slept)
     assert clock.now <= end
     assert operation.calls <= 6
+
+
+def test_waiting_for_somebody_else_is_told_and_ends_with_the_deadline() -> None:
+    clock, told = Clock(), list[object]()
+
+    class Noting:
+        def record(self, event: Event, /) -> None:
+            told.append(event)
+
+    patient = evolve(policy(clock, seconds=4), events=Noting(), source="s3://bucket")
+    patient.idle(2, doing="waiting for another", told="another-job")
+    assert clock.slept == [3]
+    with pytest.raises(DeadlineExceeded, match="the deadline of 4s passed while waiting for another"):
+        patient.idle(2, doing="waiting for another", told="another-job")
+    assert clock.slept == [3, 1]
+    assert told == [Waited("s3://bucket", seconds, "another-job") for seconds in (3, 1)]

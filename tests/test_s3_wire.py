@@ -280,7 +280,8 @@ def test_ctrl_c_while_parts_are_on_their_way_aborts_the_upload(store: S3Store, r
 
     with pytest.raises(KeyboardInterrupt):
         store.write("big", chunks(), size=4 * PART)
-    assert relay.count("DELETE", "uploadId=") == 1
+    # One more where a part ended after the first: whether one does is chance.
+    assert relay.count("DELETE", "uploadId=") in {1, 2}
     assert keys(store, "") == []
 
 
@@ -389,6 +390,15 @@ def test_a_write_in_one_request_or_in_parts_that_finds_no_memory_until_the_deadl
     with held, pytest.raises(DeadlineExceeded, match="writing big"):
         put(store, "big", content(size))
     assert relay.count("PUT") == 0
+
+
+@pytest.mark.usefixtures("_admin")
+def test_a_small_object_waits_for_no_memory(relay: Relay) -> None:
+    """On a slow network parts of large files would keep the sign of life of a job back until others take it for dead."""
+    store = open_at(relay.endpoint, retry=patient(seconds=20))
+    with store._bucket.memory.room(PART_MEMORY, stopped=lambda: False, deadline=Deadline(), doing="holding"):
+        put(store, "small", content(1000))
+    assert store.stat("small").size == 1000
 
 
 def test_a_part_larger_than_the_memory_is_taken_alone_and_is_not_passed_by_smaller_ones() -> None:

@@ -189,14 +189,17 @@ class S3Store:
         upload.run(body, size=size, create_only=create_only)
 
     def _put_whole(self, key: str, body: Iterable[bytes], *, size: int, create_only: bool) -> None:
-        doing = f"writing {key} ({self.url})"
-        with self._bucket.memory.room(size, stopped=lambda: False, deadline=self._bucket.retry.deadline, doing=doing):
-            if size > _DOCUMENT:
-                with filled(size, map(memoryview, body)) as data:
-                    self._with_checksums(lambda checked: self._put(key, data, checked=checked, create_only=create_only))
-                return
+        if size <= _DOCUMENT:
+            # Never in line behind parts of large files: on a slow network a job that says that it lives would look dead meanwhile.
             whole = b"".join(body)
             self._with_checksums(lambda checked: self._put(key, whole, checked=checked, create_only=create_only))
+            return
+        doing = f"writing {key} ({self.url})"
+        with (
+            self._bucket.memory.room(size, stopped=lambda: False, deadline=self._bucket.retry.deadline, doing=doing),
+            filled(size, map(memoryview, body)) as data,
+        ):
+            self._with_checksums(lambda checked: self._put(key, data, checked=checked, create_only=create_only))
 
     def _with_checksums(self, request: Callable[[bool], T]) -> T:
         """The result of *request* with checksums; without, once and for all, where the server refuses them."""

@@ -97,13 +97,16 @@ class _Queue(Generic[T]):
         if before is Standing.DEAD or not self._lease.is_atomic:
             # Others may have seen the same and written, too. The last one stays; nobody writes once this has passed.
             doing = f"seeing whether another job fetches {self._repo}"
-            self._step.retry.idle(self._lease.pace.settle, doing=doing, told="another-job")
+            self._idle(self._lease.pace.settle, doing)
         return self._standing()
 
     def _pause(self) -> None:
         name = self._lease.holder[:8] or "unknown"
         doing = f"waiting for another job, {name}, that is fetching {self._repo} into {self._cache.url}"
-        self._step.retry.idle(self._lease.pace.poll, doing=doing, told="another-job")
+        self._idle(self._lease.pace.poll, doing)
+
+    def _idle(self, seconds: float, doing: str) -> None:
+        self._step.retry.idle(seconds, doing=doing, told="another-job", source=self._cache.url)
 
 
 def _found(look: Callable[[], T]) -> tuple[T, ...]:

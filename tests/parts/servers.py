@@ -17,13 +17,16 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from attrs import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+Identity = dict[str, Any]
+"""As the server's own configuration has it."""
 
 REGION = "us-east-1"
 BUCKET = "models"
@@ -130,15 +133,19 @@ def make_bucket(server: S3Server) -> None:
 
 
 @contextmanager
-def seaweedfs(folder: Path) -> Iterator[S3Server]:
-    """A real distributed object store in one process; `READER` may only read and list."""
+def seaweedfs(folder: Path, *, identities: Iterable[Identity] = (), iam: Identity | None = None) -> Iterator[S3Server]:
+    """
+    A real distributed object store in one process; `READER` may only read and list.
+
+    *identities* are known besides; *iam* is its configuration of roles, policies and an STS, if it is to have them.
+    """
     grants = {"admin": (ADMIN, ["Admin", "Read", "Write", "List", "Tagging"]), "reader": (READER, ["Read", "List"])}
-    identities = [
-        {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
+    known: list[Identity] = [
+        {"name": f"test-{name}", "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
         for name, ((key, secret), actions) in grants.items()
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
+    (folder / "s3.json").write_text(json.dumps({"identities": [*known, *identities]}))
     (folder / "data").mkdir()
     listeners = ("s3", "master", "volume", "filer", "admin")
     ports = free_ports(2 * len(listeners))
@@ -146,6 +153,9 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
     options += [f"-{name}.port.grpc={port}" for name, port in zip(listeners, ports[1::2], strict=True)]
     options += ["-s3.config=s3.json", "-s3.iam=false", "-s3.autoCreateBucket=false", "-master.telemetry=false"]
     options += ["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    if iam is not None:
+        (folder / "iam.json").write_text(json.dumps(iam))
+        options.append("-s3.iam.config=iam.json")
     command = [program("weed"), "mini", "-dir=data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *options]
     with serving(command, port=ports[0], folder=folder) as server:
         make_bucket(server)
