@@ -393,6 +393,18 @@ def test_an_error_of_a_model_of_the_project_file_stands_at_its_line_there(step: 
     assert any("file=modelcache.toml,line=5::" in each for each in step.commands)
 
 
+def test_of_several_models_that_fail_the_first_is_the_one_that_the_error_stands_at(
+    step: Step, hub: LoopbackHub
+) -> None:
+    del hub
+    models = "".join(f'[[models]]\nrepo = "org/{name}"\nrevision = "none"\n' for name in ("name", "other"))
+    (step.folder / "work/modelcache.toml").write_text(models)
+    assert step.run("warm") == 10
+    (error,) = [each for each in step.commands if each.startswith("::error ")]
+    assert "file=modelcache.toml,line=2::" in error
+    assert "and org/other@none" in error
+
+
 def test_variables_stand_for_options(step: Step, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     del hub
     monkeypatch.setenv("CI_MODELCACHE_MODELS", "org/name@main\norg/other")

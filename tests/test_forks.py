@@ -75,12 +75,13 @@ def test_a_fork_reads_a_public_store_without_credentials(
     assert len(hub.requests()) == asked
 
 
+@pytest.mark.parametrize("mode", ["auto", "read"])
 def test_a_fork_goes_on_without_a_store_that_it_may_not_read_and_says_so_once(
-    job: Any, hub: LoopbackHub, seaweedfs_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    mode: str, job: Any, hub: LoopbackHub, seaweedfs_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fill(job, seaweedfs_server, monkeypatch)
     del hub
-    code, log = job("restore org/name --to model", seaweedfs_server)
+    code, log = job(f"restore org/name --to model --mode {mode}", seaweedfs_server)
     assert code == 0
     assert (tmp_path / "model/model.safetensors").read_bytes() == FILES["model.safetensors"]
     warnings = [line for line in log.splitlines() if line.startswith("::warning ")]
@@ -96,7 +97,9 @@ def test_a_fork_that_may_ask_nobody_else_has_a_miss(
     assert job("restore org/name --fail-on-miss", seaweedfs_server)[0] == 10
 
 
-@pytest.mark.parametrize(("event", "more"), [("push", ""), ("pull_request", " --mode read")])
+@pytest.mark.parametrize(
+    ("event", "more"), [("push", ""), ("push", " --mode read"), ("pull_request", " --mode read-write")]
+)
 def test_a_job_that_is_expected_to_have_credentials_is_denied_without(
     event: str, more: str, job: Any, hub: LoopbackHub, seaweedfs_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

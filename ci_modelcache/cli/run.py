@@ -280,7 +280,7 @@ class Run:
         config = self.config
         if config.mode is Mode.OFF:
             return EmptyStore()
-        lenient = config.mode is Mode.AUTO and not self.job.may_write
+        lenient = config.mode is not Mode.READ_WRITE and not self.job.may_write
         role = None if config.role_to_assume is None else partial(self.upstreams.role, needed=not lenient)
         store = open_configured(config, create=create, retry=self.retry, role=role)
         if lenient:

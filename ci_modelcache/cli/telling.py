@@ -88,6 +88,8 @@ class Telling:
         self._started = clock()
         self._models: list[ModelOutcome] = []
         self._current: ModelRef | None = None
+        self._failed: ModelRef | None = None
+        """The first that did: what the error is about that ends the command."""
 
     @contextmanager
     def command(self, *, finishing: bool) -> Iterator[None]:
@@ -110,9 +112,14 @@ class Telling:
     def model(self, ref: ModelRef, doing: str) -> Iterator[None]:
         """The block is about *ref*, and *doing* is its title."""
         self._current = ref
-        with self.channel.group(f"{doing} {ref}"):
-            yield
-        self._current = None
+        try:
+            with self.channel.group(f"{doing} {ref}"):
+                yield
+        except ModelCacheError:
+            self._failed = self._failed or ref
+            raise
+        finally:
+            self._current = None
 
     def warn(self, message: str) -> None:
         """Something that is wrong although the command goes on."""
@@ -130,7 +137,8 @@ class Telling:
             self.warn(warning)
 
     def _note(self, level: Level, message: str) -> None:
-        found = [place for file in self.named_in for place in places(file, self._current, root=self._root)]
+        about = self._failed if level is Level.ERROR else self._current
+        found = [place for file in self.named_in for place in places(file, about, root=self._root)]
         self.channel.note(Note(level, TITLE, message, next(iter(found), None)))
 
     def _finish(self, failure: Failure | None) -> None:
