@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib.util
 import re
 import subprocess
@@ -81,6 +83,7 @@ def test_what_is_committed_is_what_the_generator_makes() -> None:
     how = "run: python gitlab/generate.py"
     assert TEMPLATE.read_text() == generator().template(), how
     assert COMPONENT.read_text() == generator().component(), how
+    assert generator().guide(GUIDE) == GUIDE, how
 
 
 def test_the_component_is_the_template_with_inputs_for_variables() -> None:
@@ -176,7 +179,8 @@ def test_the_scripts_are_plain_posix_shell() -> None:
 @pytest.mark.parametrize("file", PIPELINES, ids=lambda file: file.name.partition(".")[0])
 def test_an_example_includes_what_is_published_for_this_version_and_extends_a_job_of_it(file: Path) -> None:
     (pipeline,) = documents(file.read_text())
-    (include,) = pipeline["include"]
+    included = pipeline["include"]
+    include: dict[str, Any] = {"remote": included} if isinstance(included, str) else included[0]
     place = include.get("remote", "").removeprefix("https://")
     if "component" in include:
         name, _, version = include["component"].replace("$CI_SERVER_FQDN", "gitlab.example.com").partition("@")
@@ -193,6 +197,12 @@ def test_every_example_is_in_the_guide_and_the_first_is_shown_there() -> None:
     assert [file.name for file in PIPELINES if f"examples/gitlab/{file.name}" not in GUIDE] == []
     first, *_ = blocks(GUIDE, "yaml")
     assert first in (EXAMPLES / "restore.gitlab-ci.yml").read_text()
+    assert len(list(filter(None, first.splitlines()))) == 8
+
+
+def test_the_hash_that_the_guide_pins_is_that_of_the_template() -> None:
+    digest = base64.b64encode(hashlib.sha256(TEMPLATE.read_bytes()).digest()).decode()
+    assert re.findall(r"integrity: sha256-(\S+)", GUIDE) == [digest]
 
 
 def test_the_guide_lists_every_input_and_variable_with_its_default_and_no_other() -> None:

@@ -109,8 +109,7 @@ def credentials(who: tuple[str, str]) -> dict[str, str]:
 
 @pytest.fixture
 def project(tmp_path: Path, variables: dict[str, str]) -> Callable[..., Project]:
-    """Makes projects: ``project("restore", store="a")``, with the loading of the real model as test.py."""
-
+    """Makes projects of an example or a text: ``project("restore", store="a")``; their test.py loads the real model."""
     numbers = itertools.count()
 
     def make(pipeline: str, *, store: str, **files: str) -> Project:
@@ -119,7 +118,7 @@ def project(tmp_path: Path, variables: dict[str, str]) -> Callable[..., Project]
             {**USUAL, **variables, "CI_MODELCACHE_STORE": f"s3://{BUCKET}/gitlab/{store}"},
         )
         content = {"test.py": LOADING, "minilm.py": Path(minilm.__file__).read_text(), **files}
-        made.commit(example(pipeline) if pipeline.isidentifier() else pipeline, content)
+        made.commit(pipeline if "\n" in pipeline else example(pipeline), content)
         return made
 
     return make
@@ -364,11 +363,11 @@ miss:
 
 repaired:
   extends: .here
-  variables: {CI_MODELCACHE_STORE: CORRUPT}
+  variables: {CI_MODELCACHE_STORE: SPOILED/mended}
 
 corrupt:
   extends: .here
-  variables: {CI_MODELCACHE_STORE: CORRUPT, CI_MODELCACHE_OFFLINE: "true", CI_MODELCACHE_MODE: read}
+  variables: {CI_MODELCACHE_STORE: SPOILED/left, CI_MODELCACHE_OFFLINE: "true", CI_MODELCACHE_MODE: read}
 
 looking:
   extends: .here
@@ -394,11 +393,16 @@ def situations(
     variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory, seaweedfs_server: S3Server
 ) -> Pipeline:
     """A pipeline with one job for everything that can be wrong."""
-    folder, store = tmp_path_factory.mktemp("situations"), f"s3://{BUCKET}/gitlab/corrupt"
-    command_line(variables, folder, "fetch", TINY, "--store", store)
-    spoil(seaweedfs_server, "gitlab/corrupt/blobs/")
+    folder, spoiled = tmp_path_factory.mktemp("situations"), "gitlab/spoiled"
+    for name in ("mended", "left"):
+        command_line(variables, folder, "fetch", TINY, "--store", f"s3://{BUCKET}/{spoiled}/{name}")
+        spoil(seaweedfs_server, f"{spoiled}/{name}/blobs/")
     text = SITUATIONS
-    for name, value in {"READER_KEY": READER[0], "READER_SECRET": READER[1], "CORRUPT": store}.items():
+    for name, value in {
+        "READER_KEY": READER[0],
+        "READER_SECRET": READER[1],
+        "SPOILED": f"s3://{BUCKET}/{spoiled}",
+    }.items():
         text = text.replace(name, value)
     made = Project(
         folder / "project", {name: value for name, value in USUAL.items() if name != "CI_COMMIT_REF_PROTECTED"}

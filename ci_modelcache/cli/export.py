@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ci_modelcache.cli.command import verb
+from ci_modelcache.cli.naming import locking, naming, selecting
 from ci_modelcache.cli.outcomes import outcome_of_export
 from ci_modelcache.cli.output import Stdout
 from ci_modelcache.cli.reports import exported
-from ci_modelcache.cli.targets import Asked, locks, naming, naming_file, selecting, targets
+from ci_modelcache.cli.targets import Asked, locks, naming_file, targets
 from ci_modelcache.errors import ConfigError
 from ci_modelcache.settings import variable
 from ci_modelcache.transfer.outlet import FileOutlet
@@ -49,12 +50,7 @@ if TYPE_CHECKING:
     envvar=variable("format"),
     help="What is in the archive; plain: files for tar and sha256sum.",
 )
-@click.option(
-    "--locked/--no-locked",
-    default=None,
-    envvar=variable("locked"),
-    help="Take what modelcache.lock names; without REF that is the default where there is one.",
-)
+@locking
 @selecting
 def command(run: Run, output: str, *, format: str, locked: bool | None, **given: Any) -> None:  # noqa: A002, ANN401  # the flag's name, and click's
     """

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ci_modelcache.cli.command import verb
+from ci_modelcache.cli.naming import naming, selecting
 from ci_modelcache.cli.reports import fetched, pinned
-from ci_modelcache.cli.targets import Asked, naming, selecting, targets
+from ci_modelcache.cli.targets import Asked, targets
 from ci_modelcache.verbs.fetch import FetchReport, fetch
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ci_modelcache.cli.command import verb
+from ci_modelcache.cli.naming import selecting
 from ci_modelcache.cli.reports import described
-from ci_modelcache.cli.targets import Asked, selecting
+from ci_modelcache.cli.targets import Asked
 from ci_modelcache.verbs.inspect import info
 
 if TYPE_CHECKING:

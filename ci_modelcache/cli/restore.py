@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ci_modelcache.cli.command import verb
+from ci_modelcache.cli.naming import locking, naming, selecting
 from ci_modelcache.cli.reports import pinned, restored
-from ci_modelcache.cli.targets import Asked, Target, folders, locks, naming, naming_file, selecting, targets
+from ci_modelcache.cli.targets import Asked, Target, folders, locks, naming_file, targets
 from ci_modelcache.cli.telling import loading_from
 from ci_modelcache.errors import ConfigError, SnapshotNotFound
 from ci_modelcache.settings import OfflineEnv, variable
@@ -44,12 +45,7 @@ if TYPE_CHECKING:
     envvar=variable("to"),
     help="Restore into DIR; several models into DIR/ORG/NAME.",
 )
-@click.option(
-    "--locked/--no-locked",
-    default=None,
-    envvar=variable("locked"),
-    help="Accept only what modelcache.lock names; without REF that is the default where there is one.",
-)
+@locking
 @click.option(
     "--force-download", is_flag=True, help="Fetch everything again, and replace what is here and in the store."
 )

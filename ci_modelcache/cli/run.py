@@ -18,7 +18,7 @@ from ci_modelcache.cli.output import emit
 from ci_modelcache.cli.telling import Telling, channel_of, checkout_of
 from ci_modelcache.errors import ConfigError, ModelCacheError
 from ci_modelcache.model.redact import redact
-from ci_modelcache.settings import Mode, ProgressStyle
+from ci_modelcache.settings import Mode, ProgressStyle, System
 from ci_modelcache.transfer.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ class Run:
             click.echo(line, err=True)
 
     def warn(self, message: str) -> None:
-        """Something that is wrong although the work goes on: in the log, and where the CI system shows it."""
-        _log.warning("%s", message)
+        """Something that is wrong although the work goes on: in the log, or where the CI system shows it, which is in the log too."""
+        _log.log(logging.INFO if self.config.ci is System.GITHUB else logging.WARNING, "%s", message)
         self.ci.warn(message)
 
     @cached_property

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from ci_modelcache.cli.command import verb
+from ci_modelcache.cli.naming import of_kind, picking
 from ci_modelcache.cli.reports import pinned, saved
 from ci_modelcache.errors import ConfigError
 from ci_modelcache.model.ref import ModelRef, RepoType
 from ci_modelcache.model.selection import Selection
-from ci_modelcache.settings import variable
 from ci_modelcache.verbs.save import save
 
 if TYPE_CHECKING:
@@ -28,23 +28,8 @@ if TYPE_CHECKING:
 )
 @click.argument("directory", metavar="DIR")
 @click.argument("ref")
-@click.option(
-    "--type", type=click.Choice([kind.value for kind in RepoType]), help="What kind of repository; default: model."
-)
-@click.option(
-    "--include",
-    multiple=True,
-    metavar="PATTERN",
-    envvar=variable("include"),
-    help="Take only files such as '*.json'; repeatable.",
-)
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="PATTERN",
-    envvar=variable("exclude"),
-    help="Leave out files such as '*.bin'; repeatable.",
-)
+@of_kind
+@picking
 def command(
     run: Run,
     directory: str,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import click
 from attrs import frozen
 
 from ci_modelcache.config import Rank
@@ -15,12 +14,11 @@ from ci_modelcache.errors import ConfigError, InvalidRef, SnapshotNotFound
 from ci_modelcache.model.project import is_range
 from ci_modelcache.model.ref import ModelRef, RepoType
 from ci_modelcache.model.selection import Selection
-from ci_modelcache.settings import variable
 from ci_modelcache.verbs.lock import check_lock, read_lock
 from ci_modelcache.verbs.resolve import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from ci_modelcache.cache.modelcache import ModelCache
     from ci_modelcache.config import Config
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
 @frozen
 class Asked:
-    """What the command line says about models: references and the options of `selecting`."""
+    """What the command line says about models: references and the options of `naming.selecting`."""
 
     refs: tuple[str, ...]
     revision: str | None
@@ -68,39 +66,6 @@ class Target:
 
     ref: ModelRef
     selection: Selection
-
-
-def naming(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the argument that names the models."""
-    return click.argument("refs", nargs=-1, metavar="[REF]...", envvar=variable("models"))(function)
-
-
-def selecting(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say more about the models than their names do."""
-    for option in (
-        click.option(
-            "--exclude",
-            multiple=True,
-            metavar="PATTERN",
-            envvar=variable("exclude"),
-            help="Leave out files such as '*.bin'; repeatable.",
-        ),
-        click.option(
-            "--include",
-            multiple=True,
-            metavar="PATTERN",
-            envvar=variable("include"),
-            help="Take only files such as '*.json'; repeatable.",
-        ),
-        click.option(
-            "--type",
-            type=click.Choice([kind.value for kind in RepoType]),
-            help="What kind of repository; default: model.",
-        ),
-        click.option("--revision", metavar="REV", help="Branch, tag or commit; the same as REF@REV."),
-    ):
-        function = option(function)
-    return function
 
 
 def targets(asked: Asked, config: Config, *, locks: Sequence[Lock] = ()) -> tuple[Target, ...]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ci_modelcache.cli.command import verb
+from ci_modelcache.cli.naming import locking, naming, selecting
 from ci_modelcache.cli.reports import fetched, pinned
-from ci_modelcache.cli.targets import Asked, locks, naming, naming_file, selecting, targets
+from ci_modelcache.cli.targets import Asked, locks, naming_file, targets
 from ci_modelcache.model.window import Window
 from ci_modelcache.settings import Mode, variable
 from ci_modelcache.verbs.warm import closed, skipped, warm
@@ -33,12 +34,7 @@ if TYPE_CHECKING:
     ),
 )
 @naming
-@click.option(
-    "--locked/--no-locked",
-    default=None,
-    envvar=variable("locked"),
-    help="Take what modelcache.lock names; without REF that is the default where there is one.",
-)
+@locking
 @click.option(
     "--window",
     metavar="HOURS",
