@@ -11,18 +11,15 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from tests.parts.act import publish
 from tests.parts.documents import ROOT
 from tests.parts.servers import program
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 SCRIPT = ROOT / "actions" / "ci-modelcache"
 PINS = (ROOT / "actions" / "requirements.txt").read_text()
@@ -47,6 +44,7 @@ class Machine:
     folder: Path
     path: str
     environ: Mapping[str, str] = field(factory=dict)
+    script: Path = SCRIPT
 
     @property
     def tools(self) -> Path:
@@ -58,13 +56,13 @@ class Machine:
         """The names of all that is in it."""
         return sorted(each.name for each in self.tools.iterdir()) if self.tools.exists() else []
 
-    def start(self, *arguments: str, script: Path = SCRIPT, **environ: str) -> subprocess.Popen[str]:
-        """Start the script with *environ* in its environment, in a process group of its own."""
+    def start(self, *arguments: str, **environ: str) -> subprocess.Popen[str]:
+        """Start our script with *environ* in its environment, in a process group of its own."""
         index = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_"))}
         variables = {"PATH": self.path, "HOME": str(self.folder), "LANG": "C.UTF-8", "GITHUB_ACTIONS": "true", **index}
         variables |= {"RUNNER_TOOL_CACHE": str(self.folder / "tool cache"), **self.environ, **environ}
         return subprocess.Popen(
-            [str(script), *arguments],
+            [str(self.script), *arguments],
             cwd=self.folder,
             env=variables,
             stdout=subprocess.PIPE,
@@ -73,9 +71,9 @@ class Machine:
             process_group=0,
         )
 
-    def run(self, *arguments: str, script: Path = SCRIPT, **environ: str) -> tuple[int, str, str]:
+    def run(self, *arguments: str, **environ: str) -> tuple[int, str, str]:
         """Its exit code, stdout and stderr."""
-        running = self.start(*arguments, script=script, **environ)
+        running = self.start(*arguments, **environ)
         out, err = running.communicate(timeout=380)
         return running.returncode, out, err
 
@@ -97,7 +95,13 @@ def test_with_a_bare_python_pip_installs_into_an_environment_that_no_setting_of_
     (machine.folder / "bin" / "uv").unlink()
     _spoil(machine.folder / "theirs")
     theirs = str(machine.folder / "theirs")
-    settings = {"PIP_TARGET": theirs, "PIP_USER": "1", "PIP_PREFIX": theirs, "PIP_CONSTRAINT": "/none", "PYTHONPATH": theirs}
+    settings = {
+        "PIP_TARGET": theirs,
+        "PIP_USER": "1",
+        "PIP_PREFIX": theirs,
+        "PIP_CONSTRAINT": "/none",
+        "PYTHONPATH": theirs,
+    }
     settings |= {"PYTHONHOME": theirs, "PYTHONSTARTUP": theirs, "VIRTUAL_ENV": theirs, "PIP_REQUIRE_VIRTUALENV": "1"}
     before = sorted((machine.folder / "theirs").rglob("*"))
 
@@ -126,7 +130,12 @@ def _spoil(folder: Path) -> None:
 def test_where_there_is_uv_it_installs_whatever_uv_is_set_to_elsewhere(machine: Machine) -> None:
     _spoil(machine.folder / "theirs")
     (machine.folder / "uv.toml").write_text('[pip]\nsystem = true\ntarget = "theirs"\n')
-    settings = {"UV_SYSTEM_PYTHON": "1", "UV_PYTHON": "3.4", "UV_CONSTRAINT": "/none", "PYTHONPATH": str(machine.folder / "theirs")}
+    settings = {
+        "UV_SYSTEM_PYTHON": "1",
+        "UV_PYTHON": "3.4",
+        "UV_CONSTRAINT": "/none",
+        "PYTHONPATH": str(machine.folder / "theirs"),
+    }
 
     status, out, err = machine.run("--version", **settings)
 
@@ -140,8 +149,9 @@ def test_two_jobs_at_once_on_one_runner_use_one_environment_that_is_whole(machin
     ended = [job.communicate(timeout=380) for job in jobs]
 
     assert [(job.returncode, out) for job, (out, _) in zip(jobs, ended, strict=True)] == [(0, VERSION)] * 2, ended
-    assert len(machine.installed) == 1
-    assert not machine.installed[0].startswith("new.")
+    (name,) = machine.installed
+    assert not name.startswith("new.")
+    assert not (machine.tools / name / "environment").exists(), "one within the other"
 
 
 def test_an_installation_that_was_killed_is_not_taken_for_one(machine: Machine) -> None:
@@ -169,7 +179,7 @@ def test_another_source_has_another_environment_and_those_unused_for_a_month_go(
     with (other / "ci_modelcache" / "__main__.py").open("a") as file:
         file.write("# Another version.\n")
 
-    assert machine.run("--version", script=other / "actions" / "ci-modelcache")[:2] == (0, VERSION)
+    assert evolve(machine, script=other / "actions" / "ci-modelcache").run("--version")[:2] == (0, VERSION)
 
     (second,) = machine.installed
     assert second != first
@@ -214,7 +224,8 @@ def test_without_a_python_that_is_new_enough_the_remedy_is_told_and_the_outputs_
 
     assert (status, out) == (2, "")
     told = "ci-modelcache needs Python 3.11 or newer, and found none on the PATH; add a step with actions/setup-python"
-    first, second = err.splitlines()
+    shim, first, second = err.splitlines()
+    assert "/nowhere/python3.12" in shim
     assert first.startswith(f"error: {told}")
     assert second.startswith(f"::error title=No Python::{told}")
     assert (bare.folder / "outputs").read_text() == "cache-hit=false\nresult=error\n"
@@ -222,7 +233,12 @@ def test_without_a_python_that_is_new_enough_the_remedy_is_told_and_the_outputs_
 
 def test_an_index_that_cannot_be_reached_is_told_with_what_pip_said_and_leaves_nothing(bare: Machine) -> None:
     _shim(bare.folder / "bin", "python3", sys.executable)
-    unreachable = {"PIP_INDEX_URL": "http://127.0.0.1:1/", "PIP_RETRIES": "0", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
+    unreachable = {
+        "PIP_INDEX_URL": "http://127.0.0.1:1/",
+        "PIP_RETRIES": "0",
+        "PIP_FIND_LINKS": "",
+        "PIP_CONFIG_FILE": os.devnull,
+    }
 
     status, out, err = bare.run("restore", **unreachable)
 
@@ -254,7 +270,9 @@ def test_the_script_is_clean_executable_and_tells_no_secret() -> None:
     assert not re.search(r"set -\w*x|xtrace", code)
 
 
-@pytest.mark.parametrize("newer", [r"declare -A", r"mapfile|readarray", r"\$\{\w+(?:,,|\^\^|@)", r"\|&|&>>", r"wait -n"])
+@pytest.mark.parametrize(
+    "newer", [r"declare -A", r"mapfile|readarray", r"\$\{\w+(?:,,|\^\^|@)", r"\|&|&>>", r"wait -n"]
+)
 def test_the_script_has_nothing_that_the_bash_of_macos_lacks(newer: str) -> None:
     assert not re.search(newer, SCRIPT.read_text())
 

@@ -214,7 +214,9 @@ def _of_other_programs(text: str) -> str:
     kept = [
         line
         for line in text.splitlines()
-        if not re.search(r"\.venv/bin/(?!ci-modelcache)|\b(?:sha256sum|aws s3|split|cut|shiv|pip|buildah|docker) |^  --", line)
+        if not re.search(
+            r"\.venv/bin/(?!ci-modelcache)|\b(?:sha256sum|aws s3|split|cut|shiv|pip|buildah|docker) |^  --", line
+        )
     ]
     return "\n".join(kept)
 

@@ -13,16 +13,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import field, frozen
 
 from tests.parts.documents import ROOT
 from tests.parts.servers import program
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 ACTION = "ci-modelcache/ci-modelcache@v1"
 EXAMPLES = ROOT / "examples" / "github"

@@ -8,6 +8,7 @@ tests/test_action_files.py compares.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -18,7 +19,6 @@ from tests.parts.reference import code, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 FILE = ROOT / "docs" / "github.md"
 RENEW = ".venv/bin/python -m tests.parts.actions"
