@@ -6,6 +6,7 @@ A command is a function of a `Run` and its own parameters; `verb` makes the rest
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
@@ -13,14 +14,16 @@ import click
 
 from ci_modelcache.cli.logs import logging_to_stderr
 from ci_modelcache.cli.run import Run
+from ci_modelcache.cli.telling import Telling, channel_to, checkout_of, surroundings
 from ci_modelcache.config import Config, environment, in_container
+from ci_modelcache.errors import ConfigError
 from ci_modelcache.kinds import PATH, SWITCH
 from ci_modelcache.model.hidden import Secrets
-from ci_modelcache.model.redact import RedactingFilter
+from ci_modelcache.model.redact import RedactingFilter, redact
 from ci_modelcache.settings import SETTINGS, Flag, Setting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 P = ParamSpec("P")
 
@@ -106,13 +109,23 @@ def _begin(ctx: click.Context, flags: dict[str, object], output: dict[str, Any])
     secrets = ctx.find_object(Secrets) or Secrets()
     handler = ctx.with_resource(logging_to_stderr(verbosity))
     handler.addFilter(RedactingFilter(secrets=secrets))
-    environ = environment()
-    config = Config.load(flags, environ=environ, cwd=Path.cwd(), in_container=in_container())
+    environ, name = environment(), ctx.info_name or ""
+    config = _settings(flags, environ, secrets, command=name)
     for secret in config.secrets:
         secrets.add(secret)
     as_json = bool(output["json"] or outer.get("json"))
-    name = ctx.info_name or ""
     run = Run(config, command=name, as_json=as_json, verbosity=verbosity, secrets=secrets, environ=environ)
     secrets.listen(run.ci.channel.hide)
     ctx.call_on_close(run.close)
     return run
+
+
+def _settings(flags: dict[str, object], environ: Mapping[str, str], secrets: Secrets, *, command: str) -> Config:
+    """The settings of *command*; that they cannot be read is told like everything that ends a command."""
+    try:
+        return Config.load(flags, environ=environ, cwd=Path.cwd(), in_container=in_container())
+    except ConfigError:
+        channel = channel_to(surroundings(environ), environ, pages="")
+        telling = Telling(channel, root=checkout_of(environ), redact=partial(redact, secrets=secrets))
+        with telling.command(finishing=command in _ABOUT_MODELS):
+            raise

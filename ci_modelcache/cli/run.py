@@ -15,7 +15,7 @@ import click
 
 from ci_modelcache.ci.job import job_of
 from ci_modelcache.cli.output import emit
-from ci_modelcache.cli.telling import Telling, channel_of, checkout_of
+from ci_modelcache.cli.telling import Telling, channel_to, checkout_of
 from ci_modelcache.errors import ConfigError, ModelCacheError
 from ci_modelcache.model.redact import redact
 from ci_modelcache.settings import Mode, ProgressStyle, System
@@ -60,7 +60,9 @@ class Run:
         self.config = config
         self.job = job_of(environ)
         hiding = partial(redact, secrets=secrets)
-        self.ci = Telling(channel_of(config, environ), root=checkout_of(environ), redact=hiding)
+        self.ci = Telling(
+            channel_to(config.ci, environ, pages=config.endpoint), root=checkout_of(environ), redact=hiding
+        )
         self.secrets = secrets
         self.as_json = as_json
         self._quiet = verbosity < 0

@@ -19,7 +19,6 @@ from ci_modelcache.settings import System
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from ci_modelcache.config import Config
     from ci_modelcache.model.ref import ModelRef
 
 TITLE = "ci-modelcache"
@@ -32,19 +31,26 @@ def _say(text: str) -> None:
     click.echo(text, err=True, color=True)
 
 
-def channel_of(config: Config, environ: Mapping[str, str]) -> Channel:
-    """The channel to the CI system that *config* names."""
-    if config.ci is System.GITHUB:
+def channel_to(system: System, environ: Mapping[str, str], *, pages: str) -> Channel:
+    """The channel to *system*; *pages* is the address of the Hub, for links."""
+    if system is System.GITHUB:
         from ci_modelcache.ci.github import GitHub  # noqa: PLC0415  # the one that is there
 
         return GitHub(environ, _say)
-    if config.ci is System.GITLAB:
+    if system is System.GITLAB:
         from ci_modelcache.ci.gitlab import GitLab  # noqa: PLC0415  # as above
 
-        return GitLab(environ, _say, clock=time.time, pages=config.endpoint)
+        return GitLab(environ, _say, clock=time.time, pages=pages)
     from ci_modelcache.ci.silent import Silent  # noqa: PLC0415  # as above
 
     return Silent()
+
+
+def surroundings(environ: Mapping[str, str]) -> System:
+    """The CI system that *environ* is of: who is told that the settings, which could say otherwise, cannot be read."""
+    if environ.get("GITHUB_ACTIONS") == "true":
+        return System.GITHUB
+    return System.GITLAB if environ.get("GITLAB_CI") == "true" else System.OFF
 
 
 def checkout_of(environ: Mapping[str, str]) -> Path:
