@@ -31,6 +31,9 @@ pytest_plugins = [
 ]
 pytest.register_assert_rewrite("tests.contracts")
 
+# uv, which tests start as users do, trusts authorities of its own; where packages come through a proxy, the system knows whose it is.
+os.environ.setdefault("UV_SYSTEM_CERTS", "true")
+
 # The same examples on every run, and none of them too slow because another job uses this machine.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("project")
