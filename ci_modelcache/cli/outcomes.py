@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from functools import singledispatch
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from attrs import evolve
 
 from ci_modelcache.ci.outcome import FETCHED, HIT, LOCAL, PARTIAL, SAVED, ModelOutcome
 from ci_modelcache.cli.reports import some
@@ -32,6 +34,33 @@ _VERIFIED = {
 }
 
 
+class _Brought(Protocol):
+    """What all reports of one model say, whatever was done with it."""
+
+    @property
+    def ref(self) -> str: ...
+    @property
+    def commit(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def files(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+
+def _outcome(report: _Brought, result: str, *, seconds: float) -> ModelOutcome:
+    return ModelOutcome(
+        report.ref,
+        result,
+        commit=report.commit,
+        digest=report.digest,
+        files=report.files,
+        size=report.size,
+        seconds=seconds,
+    )
+
+
 @singledispatch
 def outcome_of(report: object) -> ModelOutcome:
     """What became of the model of *report*, which a verb has returned."""
@@ -41,20 +70,13 @@ def outcome_of(report: object) -> ModelOutcome:
 
 @outcome_of.register
 def _(report: RestoreReport) -> ModelOutcome:
-    upstream = sum(report.mirrors.values())
-    result = {"local": LOCAL, "hit": PARTIAL if upstream else HIT, "miss": FETCHED}[report.result]
-    return ModelOutcome(
-        report.ref,
-        result,
-        commit=report.commit,
-        digest=report.digest,
+    result = {"local": LOCAL, "hit": PARTIAL if sum(report.mirrors.values()) else HIT, "miss": FETCHED}[report.result]
+    return evolve(
+        _outcome(report, result, seconds=report.seconds),
         path=report.path,
         source=report.source,
         verified=_VERIFIED[report.anchor],
-        files=report.files,
-        size=report.size,
         received=report.bytes_downloaded,
-        seconds=report.seconds,
         mirrors=report.mirrors,
         running=report.runs_code,
         warnings=(*_worries(report), *report.warnings),
@@ -73,17 +95,11 @@ def _worries(report: RestoreReport) -> Iterator[str]:
 
 @outcome_of.register
 def _(report: FetchReport) -> ModelOutcome:
-    return ModelOutcome(
-        report.ref,
-        HIT if report.result == "hit" else FETCHED,
-        commit=report.commit,
-        digest=report.digest,
+    return evolve(
+        _outcome(report, HIT if report.result == "hit" else FETCHED, seconds=report.seconds),
         source=report.source,
         verified=_VERIFIED[report.anchor],
-        files=report.files,
-        size=report.size,
         received=report.bytes_downloaded,
-        seconds=report.seconds,
         mirrors=report.mirrors,
         warnings=report.warnings,
     )
@@ -91,43 +107,15 @@ def _(report: FetchReport) -> ModelOutcome:
 
 @outcome_of.register
 def _(report: SaveReport) -> ModelOutcome:
-    return ModelOutcome(
-        report.ref,
-        SAVED,
-        commit=report.commit,
-        digest=report.digest,
-        source=report.store,
-        files=report.files,
-        size=report.size,
-        seconds=report.seconds,
-    )
+    return evolve(_outcome(report, SAVED, seconds=report.seconds), source=report.store)
 
 
 @outcome_of.register
 def _(report: LookupReport) -> ModelOutcome:
-    return ModelOutcome(
-        report.ref,
-        report.result,
-        commit=report.commit,
-        digest=report.digest,
-        source=report.store,
-        verified=_VERIFIED[report.anchor] if report.files else "",
-        files=report.files,
-        size=report.size,
-        seconds=report.seconds,
-    )
+    known = _VERIFIED[report.anchor] if report.files else ""
+    return evolve(_outcome(report, report.result, seconds=report.seconds), source=report.store, verified=known)
 
 
 def outcome_of_export(model: ExportedModel, report: ExportReport, *, store: str) -> ModelOutcome:
     """What became of *model*, which came from *store* into the archive of *report*."""
-    return ModelOutcome(
-        model.ref,
-        HIT,
-        commit=model.commit,
-        digest=model.digest,
-        path=report.path,
-        source=store,
-        files=model.files,
-        size=model.size,
-        seconds=report.seconds,
-    )
+    return evolve(_outcome(model, HIT, seconds=report.seconds), path=report.path, source=store)

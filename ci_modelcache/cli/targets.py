@@ -118,9 +118,7 @@ def locks(config: Config, *, locked: bool | None, named: bool) -> tuple[Lock, ..
 
     Unless models are named it must also match modelcache.toml, or `LockStale` is raised.
     """
-    if locked is None:
-        locked = not named and (config.lock_file.exists() or config.origins["lock-file"].rank is not Rank.DEFAULT)
-    if not locked:
+    if not _is_locked(config, locked=locked, named=named):
         return ()
     lock = read_lock(config.lock_file)
     if not named and config.project.models:
@@ -128,9 +126,16 @@ def locks(config: Config, *, locked: bool | None, named: bool) -> tuple[Lock, ..
     return (lock,)
 
 
+def _is_locked(config: Config, *, locked: bool | None, named: bool) -> bool:
+    """Whether the lock counts: as *locked* says, or when no model is *named* and there is one, or somebody said where it is."""
+    if locked is not None:
+        return locked
+    return not named and (config.lock_file.exists() or config.origins["lock-file"].rank is not Rank.DEFAULT)
+
+
 def naming_file(config: Config, *, locked: bool | None, named: bool) -> tuple[Path, ...]:
     """The file in which the models stand that are restored: the lock, else modelcache.toml, or none when all are *named* on the command line."""
-    if locked or (locked is None and not named and config.lock_file.exists()):
+    if _is_locked(config, locked=locked, named=named):
         return (config.lock_file,)
     return () if named or not config.project.models else (Path(config.project.where),)
 
