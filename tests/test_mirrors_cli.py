@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from attrs import frozen
 
 import ci_modelcache.cli.upstreams  # noqa: F401  # what `quick` changes is to be loaded by then
 from ci_modelcache.cli.main import main
@@ -23,6 +22,7 @@ from ci_modelcache.sources import http
 from ci_modelcache.transfer import retry
 from ci_modelcache.verbs import mirrors_bench, mirrors_check
 from tests.parts import hub_faults as faults
+from tests.parts.command_line import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,28 +43,13 @@ NOBODY = "http://127.0.0.1:9"
 """Nothing listens there."""
 
 
-@frozen
-class Outcome:
-    """How a command line went."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    def verdicts(self) -> list[str]:
-        """Of a check, in order of priority."""
-        return [str(each["verdict"]) for each in self.json["checks"]]
-
-    def __repr__(self) -> str:
-        return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
-
-
 Run = Callable[..., Outcome]
 Hubs = Callable[[int], "list[LoopbackHub]"]
+
+
+def verdicts(check: Outcome) -> list[str]:
+    """In order of priority."""
+    return [str(each["verdict"]) for each in check.json["checks"]]
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +169,7 @@ def test_a_mirror_that_sends_a_small_file_with_other_bytes_is_wrong(run: Run, hu
     mirror.faults.append(faults.Flipped(when=faults.naming(SMALL)))
     outcome = run(f"mirrors check {REPO} --json")
     assert outcome.code == 13, outcome
-    assert outcome.verdicts() == ["wrong", "ok"]
+    assert verdicts(outcome) == ["wrong", "ok"]
     assert f"{SMALL} from {mirror.url}: expected digest" in outcome.json["checks"][0]["detail"]
 
 
@@ -193,7 +178,7 @@ def test_a_mirror_that_was_filled_without_git_lfs_is_wrong(run: Run, hubs: Hubs)
     mirror.faults.append(faults.Pointer(when=large))
     mirror.faults.append(faults.Pointer(when=faults.naming(SMALL)))
     outcome = run(f"mirrors check {REPO} --json")
-    assert (outcome.code, outcome.verdicts()) == (13, ["wrong", "ok"]), outcome
+    assert (outcome.code, verdicts(outcome)) == (13, ["wrong", "ok"]), outcome
 
 
 @pytest.mark.parametrize("liar", [0, 1, 2])
@@ -203,7 +188,7 @@ def test_samples_of_a_large_file_name_whoever_the_others_contradict(liar: int, r
     hubs_[liar].faults.append(faults.Poison(when=large))
     outcome = run(f"mirrors check {REPO} --json")
     assert outcome.code == 13, outcome
-    assert outcome.verdicts() == ["wrong" if number == liar else "ok" for number in range(3)]
+    assert verdicts(outcome) == ["wrong" if number == liar else "ok" for number in range(3)]
     assert f"of {LARGE} are not what 2 others send" in outcome.json["checks"][liar]["detail"]
 
 
@@ -211,7 +196,7 @@ def test_of_two_that_differ_the_authority_is_believed(run: Run, hubs: Hubs) -> N
     mirror, _ = hubs(2)
     mirror.faults.append(faults.Poison(when=large))
     outcome = run(f"mirrors check {REPO} --json")
-    assert outcome.verdicts() == ["wrong", "ok"]
+    assert verdicts(outcome) == ["wrong", "ok"]
     assert "are not what the authority sends" in outcome.json["checks"][0]["detail"]
 
 
@@ -242,7 +227,7 @@ def test_every_way_to_fail_has_a_verdict_and_its_exit_code(
     outcome = run(f"mirrors check {REPO} --json")
     assert time.monotonic() - began < 20
     assert outcome.code == code, outcome
-    assert outcome.verdicts() == [verdict, "ok"]
+    assert verdicts(outcome) == [verdict, "ok"]
     assert outcome.json["checks"][0]["exit_code"] == code
     assert mirror.url in outcome.json["checks"][0]["detail"]
 
@@ -255,7 +240,7 @@ def test_the_worst_verdict_decides(run: Run, hubs: Hubs, monkeypatch: pytest.Mon
     lying.faults.append(faults.Poison(when=faults.files))
     configure(monkeypatch, denying.url, NOBODY, lying.url, authority.url)
     outcome = run(f"mirrors check {REPO} --json")
-    assert (outcome.code, outcome.verdicts()) == (13, ["denied", "unreachable", "wrong", "ok"]), outcome
+    assert (outcome.code, verdicts(outcome)) == (13, ["denied", "unreachable", "wrong", "ok"]), outcome
 
 
 def test_without_the_authority_mirrors_are_asked_and_not_judged(
@@ -265,7 +250,7 @@ def test_without_the_authority_mirrors_are_asked_and_not_judged(
     configure(monkeypatch, mirror.url, NOBODY)
     outcome = run(f"mirrors check {REPO} --json")
     assert outcome.code == 11, outcome
-    assert outcome.verdicts() == ["unjudged", "unreachable"]
+    assert verdicts(outcome) == ["unjudged", "unreachable"]
     assert outcome.json["checks"][0]["commit"] == repository(mirror).branches["main"]
     assert f"{REPO}@main: the authority does not answer" in run(f"mirrors check {REPO}").out
 
@@ -294,7 +279,7 @@ def test_a_check_tries_twice_and_says_what_is_now(run: Run, hubs: Hubs) -> None:
     _, authority = hubs(2)
     down = faults.Status(when=faults.naming("/tree/"), status=503)
     authority.faults.append(down)
-    assert run(f"mirrors check {REPO} --json").verdicts() == ["unjudged", "unreachable"]
+    assert verdicts(run(f"mirrors check {REPO} --json")) == ["unjudged", "unreachable"]
     assert down.happened == 2
 
 
@@ -323,7 +308,7 @@ def test_a_store_is_checked_by_its_bytes_and_a_missing_folder_says_so(
     assert run(f"fetch {REPO} --store {tmp_path / 'filled'}").code == 0
     configure(monkeypatch, str(tmp_path / "filled"), str(tmp_path / "none"), authority.url)
     outcome = run(f"mirrors check {REPO} --json")
-    assert (outcome.code, outcome.verdicts()) == (11, ["ok", "unreachable", "ok"]), outcome
+    assert (outcome.code, verdicts(outcome)) == (11, ["ok", "unreachable", "ok"]), outcome
     assert outcome.json["checks"][0]["commit"] is None
     assert str(tmp_path / "none") in outcome.json["checks"][1]["detail"]
 

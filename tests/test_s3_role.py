@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from attrs import frozen
 
 from ci_modelcache.cli.identity import described, role_of_job
 from ci_modelcache.cli.main import main
@@ -22,6 +21,7 @@ from ci_modelcache.stores.s3_role import AssumedRole
 from ci_modelcache.transfer.deadline import Deadline
 from ci_modelcache.transfer.retry import RetryPolicy
 from tests.contracts.store import get, put
+from tests.parts.command_line import Outcome
 from tests.parts.faults import Fault, relaying
 from tests.parts.issuer import AUDIENCE
 from tests.parts.policies import MAIN, MERGE_REQUEST, PULL_REQUEST, RoleStore, arn, with_roles
@@ -37,13 +37,6 @@ if TYPE_CHECKING:
 
 WRITER, READING = arn("github-writer"), arn("github-reader")
 _prefixes = map("role-{}".format, itertools.count())
-
-
-@frozen
-class Outcome:
-    code: int
-    out: str
-    err: str
 
 
 def impatient(*, attempts: int = 4) -> RetryPolicy:

@@ -11,12 +11,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from attrs import evolve, frozen
+from attrs import evolve
 
 from ci_modelcache.cli.main import main
 from ci_modelcache.model.lock import Lock
 from ci_modelcache.stores.directory import DirectoryStore
 from tests.parts.cached import cache_in, publish
+from tests.parts.command_line import Outcome
 from tests.parts.documents import ROOT
 from tests.parts.hub import TINY, WEIGHTS
 from tests.parts.hub_faults import Flipped, Limited, naming
@@ -31,19 +32,6 @@ if TYPE_CHECKING:
 
 SIZE = sum(map(len, TINY.values()))
 NEXT = {"config.json": b'{"next": 1}'}
-
-
-@frozen
-class Outcome:
-    """How a command line went."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 @pytest.fixture
