@@ -24,7 +24,7 @@ from ci_modelcache.errors import (
 from ci_modelcache.model.digest import Digest, Expected
 from ci_modelcache.transfer import place as place_module
 from ci_modelcache.transfer.land import land, sweep
-from ci_modelcache.transfer.place import Placed, place
+from ci_modelcache.transfer.place import Linking, Placed, place
 from ci_modelcache.transfer.receipts import Receipts, check_file
 from tests.parts.users import unprivileged
 
@@ -46,7 +46,7 @@ class Scene:
     receipts: Receipts
     expected: Expected = EXPECTED
 
-    def place(self, *, link: bool = True, mode: int = 0o644) -> Placed:
+    def place(self, *, link: Linking = Linking.READ_ONLY, mode: int = 0o644) -> Placed:
         return place(
             self.source,
             self.target,
@@ -131,7 +131,7 @@ def test_a_source_that_anybody_may_write_is_copied(scene: Scene) -> None:
 
 @pytest.mark.usefixtures("no_clones")
 def test_without_leave_to_link_or_with_another_executable_bit_it_is_copied(scene: Scene) -> None:
-    assert scene.place(link=False) is Placed.COPY
+    assert scene.place(link=Linking.NEVER) is Placed.COPY
     assert scene.place(mode=0o755) is Placed.COPY
     assert stat.S_IMODE(scene.target.stat().st_mode) == 0o755
 
@@ -285,14 +285,14 @@ def test_the_system_call_clones_or_refuses_as_expected(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_clones")
 def test_a_copy_is_verified_has_its_mode_and_is_remembered(scene: Scene) -> None:
-    assert scene.place(link=False) is Placed.COPY
+    assert scene.place(link=Linking.NEVER) is Placed.COPY
     assert stat.S_IMODE(scene.target.stat().st_mode) == 0o644
     assert check_file(scene.target, EXPECTED, scene.receipts).status == "proven"
 
 
 @pytest.mark.usefixtures("no_clones")
-@pytest.mark.parametrize("link", [True, False])
-def test_a_corrupt_source_changes_nothing(scene: Scene, *, link: bool) -> None:
+@pytest.mark.parametrize("link", Linking)
+def test_a_corrupt_source_changes_nothing(scene: Scene, *, link: Linking) -> None:
     scene.target.parent.mkdir(parents=True)
     scene.target.write_bytes(b"before")
     for bad, error in ((b"x" + DATA[1:], DigestMismatch), (DATA[:-1], SizeMismatch), (DATA + b"x", SizeMismatch)):
@@ -306,14 +306,20 @@ def test_a_corrupt_source_changes_nothing(scene: Scene, *, link: bool) -> None:
 
 
 @pytest.mark.usefixtures("no_clones")
+@pytest.mark.parametrize(("mode", "how"), [(0o444, Placed.HARDLINK), (0o644, Placed.COPY)])
+def test_a_link_for_the_same_mode_asks_for_nothing_else(scene: Scene, mode: int, how: Placed) -> None:
+    assert scene.place(link=Linking.SAME_MODE, mode=mode) is how
+
+
+@pytest.mark.usefixtures("no_clones")
 def test_a_git_name_proves_a_file_too(scene: Scene) -> None:
     small = scene.source.parent / "small"
     small.write_bytes(b"Hello, World!")
     small.chmod(0o444)
     right = Expected(13, git_oid="b45ef6fec89518d314f546fd6c3025367b721684")
-    for link in (True, False):
+    for link in Linking:
         how = evolve(scene, source=small, expected=right).place(link=link)
-        assert how is (Placed.HARDLINK if link else Placed.COPY)
+        assert how is (Placed.HARDLINK if link is Linking.READ_ONLY else Placed.COPY)
     with pytest.raises(DigestMismatch):
         evolve(scene, source=small, expected=evolve(right, git_oid="0" * 40)).place()
 
@@ -357,7 +363,7 @@ def test_a_file_can_be_parted_from_its_other_names(scene: Scene) -> None:
     """Source and target may be one path."""
     again = evolve(scene, target=scene.source)
     (scene.source.parent / "other").hardlink_to(scene.source)
-    assert again.place(link=False) is Placed.COPY
+    assert again.place(link=Linking.NEVER) is Placed.COPY
     assert scene.source.stat().st_nlink == 1
     assert Path(scene.source).read_bytes() == DATA
 

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 _FICLONE = 0x40049409
 """linux/fs.h: ``_IOW(0x94, 9, int)``; the new file shares the blocks of the old one until either is written."""
 _CANNOT_CLONE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS}
-_CANNOT_LINK = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
-"""EPERM is what ``fs.protected_hardlinks`` says of other people's files, ENOLCK what a disk without locks says."""
+_CANNOT_LINK = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.ENOENT}
+"""
+EPERM is what ``fs.protected_hardlinks`` says of other people's files, ENOLCK what a disk without locks says, and ENOENT who has lost the
+folder for staged files to another that has just finished.
+"""
 _CHUNK = 1024 * 1024
 
 
@@ -39,12 +42,22 @@ class Placed(StrEnum):
     COPY = "copy"
 
 
+class Linking(StrEnum):
+    """When a hard link to the source will do."""
+
+    NEVER = "never"
+    READ_ONLY = "read-only"
+    """When nobody can write to the source by accident, and it is as executable as the target is to be."""
+    SAME_MODE = "same-mode"
+    """When the source has the mode that the target is to have: for trees that are ours and read before they are believed."""
+
+
 def place(
     source: Path,
     target: Path,
     *,
     expected: Expected,
-    link: bool,
+    link: Linking,
     mode: int,
     staging: Path,
     receipts: Receipts,
@@ -52,8 +65,8 @@ def place(
     """
     Make *target* a file of the bytes of *source*, which are *expected*, in the cheapest way that this disk has.
 
-    A clone (*mode* applies) is tried first; then, if *link* allows it and nobody may write to *source*, a hard link,
-    which keeps the mode of *source*; then a copy. Bytes that no receipt proves are hashed, never trusted. *target*
+    A clone (*mode* applies) is tried first; then, if *link* allows it, a hard link, which keeps the mode of *source*; then a
+    copy. Bytes that no receipt proves are hashed, never trusted. *target*
     appears whole or not at all, by way of *staging*, and is remembered. Raises `DigestMismatch` or `SizeMismatch`
     when *source* is corrupt, `ObjectNotFound` when it is gone, `AccessDenied`, `NoSpace`, or `ConfigError` when something
     else is in the place of *target*.
@@ -61,7 +74,7 @@ def place(
     with explaining_refusal(target), _open_source(source) as original:
         if _cloned(source, original, target, expected=expected, mode=mode, staging=staging, receipts=receipts):
             how = Placed.REFLINK
-        elif link and _may_link(original, mode) and _linked(source, original, target, expected, staging, receipts):
+        elif _may_link(original, link, mode) and _linked(source, original, target, expected, staging, receipts):
             return Placed.HARDLINK  # one inode, remembered as *source* already
         else:
             land(_chunks(original), target, expected, mode=mode, staging=staging, leaves=False)
@@ -81,10 +94,11 @@ def _open_source(source: Path) -> Iterator[FileIO]:
     except PermissionError as error:
         msg = f"cannot read {source}: {error.strerror}"
         raise AccessDenied(msg, hint="run as the user who owns it, or change its permissions") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        msg = f"{source} is not a regular file"
+        raise IntegrityError(msg)
     with open(descriptor, "rb", buffering=0) as original:  # noqa: PTH123  # a descriptor, not a path
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            msg = f"{source} is not a regular file"
-            raise IntegrityError(msg)
         try:
             yield original
         except IntegrityError as error:
@@ -131,10 +145,11 @@ def _clone(new: int, old: int) -> None:
     fcntl.ioctl(new, _FICLONE, old)
 
 
-def _may_link(original: FileIO, mode: int) -> bool:
-    """Whether nobody can write to *original* by accident, and it is as executable as the target is to be."""
+def _may_link(original: FileIO, link: Linking, mode: int) -> bool:
     source_mode = stat.S_IMODE(os.fstat(original.fileno()).st_mode)
-    return not source_mode & 0o222 and source_mode & 0o111 == mode & 0o111
+    if link is Linking.READ_ONLY:
+        return not source_mode & 0o222 and source_mode & 0o111 == mode & 0o111
+    return link is Linking.SAME_MODE and source_mode == mode
 
 
 def _linked(

@@ -28,15 +28,16 @@ from ci_modelcache.model.listing import ListedFile
 from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.sources.mirrors import Mirrors
 from ci_modelcache.transfer.land import explaining_full_disk, explaining_refusal, land
-from ci_modelcache.transfer.place import place
+from ci_modelcache.transfer.place import Linking, place
 from ci_modelcache.transfer.receipts import Receipts
 from ci_modelcache.transfer.streams import read_through
+from ci_modelcache.verbs.near import Near
 from ci_modelcache.verbs.publish import read_file, unwritten
 from ci_modelcache.verbs.receive import Inbound, receive
 from ci_modelcache.verbs.step import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ci_modelcache.cache.modelcache import BlobCopy
     from ci_modelcache.model.manifest import FileEntry
@@ -55,7 +56,7 @@ class Delivery:
     How the file at *path* came, and what was *seen* of it: *how* is reflink, hardlink, copy or download.
 
     *mended*: the store should have had it right, and upstream gave it. *warning*: why the store is wrong still, or who lied, or empty.
-    *received* bytes came over a network, *sources* are those of upstream by URL.
+    *received* bytes came over a network, *sources* are those of upstream by URL. *near*: it came from a tier.
     """
 
     path: str
@@ -66,6 +67,7 @@ class Delivery:
     warning: str = ""
     received: int = 0
     sources: dict[str, int] = field(factory=dict)
+    near: bool = False
 
 
 @frozen
@@ -75,6 +77,7 @@ class Route:
 
     *save*: whether the store may be written. *leaves*: whether leaf lists are needed, for a manifest that is to be made.
     *force*: what the destination and the store have already counts for nothing; all comes from upstream and replaces it.
+    *near*: what is asked before the store.
     """
 
     ref: ModelRef
@@ -86,6 +89,7 @@ class Route:
     save: bool
     leaves: bool = False
     force: bool = False
+    near: Near = field(factory=Near)
 
 
 def deliver(file: ListedFile, route: Route) -> Delivery:
@@ -95,10 +99,14 @@ def deliver(file: ListedFile, route: Route) -> Delivery:
     A copy in the store that is missing or wrong is passed over for the next one, then for upstream, and then
     mended if the store may be written. Which error is raised when upstream cannot help: see `instead_of`.
     """
-    try:
-        return _from_store(file, route)
-    except (ObjectNotFound, IntegrityError) as failure:
-        return _from_elsewhere(file, failure, route)
+
+    def farther() -> Delivery:
+        try:
+            return _from_store(file, route)
+        except (ObjectNotFound, IntegrityError) as failure:
+            return _from_elsewhere(file, failure, route)
+
+    return _from_near(file, route, farther)
 
 
 def obtain(file: ListedFile, route: Route) -> Delivery:
@@ -107,15 +115,19 @@ def obtain(file: ListedFile, route: Route) -> Delivery:
 
     Large files often stay the same from commit to commit: what the store has of another snapshot is taken from there.
     """
-    if route.force:
-        return _from_upstream(file, route)
-    try:
-        return _from_store(file, route)
-    except ObjectNotFound as miss:
-        _log.debug("%s: %s", file.path, miss)
-        return _from_upstream(file, route)
-    except IntegrityError as failure:
-        return _from_elsewhere(file, failure, route)
+
+    def farther() -> Delivery:
+        if route.force:
+            return _from_upstream(file, route)
+        try:
+            return _from_store(file, route)
+        except ObjectNotFound as miss:
+            _log.debug("%s: %s", file.path, miss)
+            return _from_upstream(file, route)
+        except IntegrityError as failure:
+            return _from_elsewhere(file, failure, route)
+
+    return _from_near(file, route, farther)
 
 
 @contextmanager
@@ -156,6 +168,22 @@ def listed_of(file: FileEntry) -> ListedFile:
     return ListedFile(file.path, file.size, file.git_oid, file.sha256, file.lfs, file.executable)
 
 
+def _from_near(file: ListedFile, route: Route, farther: Callable[[], Delivery]) -> Delivery:
+    """*file* from a tier, or else as *farther* brings it, and then the tiers keep it."""
+    near, layout, receipts = route.near, route.layout, route.receipts
+    if file.sha256 is not None and not route.force:
+        try:
+            placed = near.bring(file, file.sha256, layout, receipts)
+        except ObjectNotFound as miss:
+            _log.debug("%s", miss)
+        else:
+            route.step.progress.advance(file.size)
+            return Delivery(file.path, file.size, placed, Fingerprint(file.size, file.sha256, None, None), near=True)
+    delivery = farther()
+    near.keep(file, delivery.seen.sha256, layout, receipts)
+    return delivery
+
+
 def _from_store(file: ListedFile, route: Route) -> Delivery:
     if file.sha256 is None:
         named = f"of git name {file.git_oid}"
@@ -175,7 +203,7 @@ def _from_copy(file: ListedFile, digest: Digest, copy: BlobCopy, route: Route) -
             local,
             route.layout.content(file),
             expected=file.expected,
-            link=route.layout.linkable,
+            link=Linking.READ_ONLY if route.layout.linkable else Linking.NEVER,
             mode=route.layout.mode(file),
             staging=route.layout.staging,
             receipts=route.receipts,

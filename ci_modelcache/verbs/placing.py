@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ci_modelcache.errors import ManifestInvalid
 from ci_modelcache.model.listing import ListedFile
@@ -47,6 +47,11 @@ class Placement:
         return sum(delivery.size for delivery in self.delivered if delivery.how in ways)
 
     @property
+    def near(self) -> int:
+        """Bytes that came from a tier."""
+        return sum(delivery.size for delivery in self.delivered if delivery.near)
+
+    @property
     def downloaded(self) -> int:
         """Bytes that came over a network."""
         return sum(delivery.received for delivery in self.delivered)
@@ -77,7 +82,7 @@ def plan(files: Iterable[ListedFile], route: Route) -> Plan:
 
     def check(item: tuple[Path, ListedFile]) -> None:
         place, file = item
-        states[file.path] = check_file(place, file.expected, route.receipts, links=route.layout.linkable)
+        states[file.path] = check_file(place, file.expected, route.receipts, links=route.layout.follows_links)
 
     step = route.step
     for_each(unique.items(), check, workers=step.workers, deadline=step.deadline, doing="looking at what is there")
@@ -102,9 +107,11 @@ def contents(files: Iterable[ListedFile], route: Route) -> dict[Path, ListedFile
 
 def carry_out(wanted: Plan, route: Route, *, bring: Callable[[ListedFile, Route], Delivery] = deliver) -> Placement:
     """*bring* all that *wanted* names; raises `NoSpace` before the first byte when it cannot fit."""
-    step = route.step
+    step, layout = route.step, route.layout
+    lacking = route.near.lacking(wanted.missing, layout)
     if bring is not deliver or not by_links(route):
-        require_space(route.layout.root, wanted.size)
+        require_space(layout.root, sum(file.size for file in lacking))
+    route = evolve(route, near=route.near.room(lacking, layout))
     delivered: list[Delivery] = []
     doing = f"restoring {route.ref.repo}"
     step.progress.start(doing, wanted.size)

@@ -81,6 +81,8 @@ class RestoreReport:
     """Bytes by the URL of the upstream that sent them."""
     runs_code: tuple[str, ...] = ()
     """Files that may run code of their author when a library loads them."""
+    bytes_from_tier: int = 0
+    """Bytes that lay in a tier of this machine; they are among those copied and linked, too."""
 
 
 @frozen
@@ -125,7 +127,9 @@ def restore(
         source = Offline(upstream.host, why="--fail-on-miss is set") if options.fail_on_miss else upstream
         mirrors = Mirrors.of(source, retry=step.retry, connections=step.workers)
         pinned = ref.at(wanted.snapshot.commit)
-        route = Route(pinned, layout, cache, mirrors, receipts, step, options.save, force=options.force)
+        route = Route(
+            pinned, layout, cache, mirrors, receipts, step, options.save, force=options.force, near=options.near
+        )
         done = _restore(wanted, route, waits=not isinstance(source, Offline))
         extra = layout.extra(done.manifest)  # noqa: S610  # a layout, not Django
         if options.prune_extra:
@@ -169,6 +173,7 @@ def _report(ref: ModelRef, wanted: Wanted, done: _Done, route: Route) -> Restore
         seconds=0.0,
         mirrors=done.mirrors,
         runs_code=runs_code(done.manifest),
+        bytes_from_tier=done.placement.near,
     )
 
 

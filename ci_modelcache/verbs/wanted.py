@@ -11,6 +11,7 @@ from ci_modelcache.model.lock import Lock
 from ci_modelcache.model.manifest import Manifest
 from ci_modelcache.model.ref import ModelRef, SnapshotId
 from ci_modelcache.model.selection import ALL, Selection
+from ci_modelcache.verbs.near import Near
 from ci_modelcache.verbs.resolve import LOCAL, LOCK, STORE, Resolution, resolve, resolve_now
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class RestoreOptions:
     *locks*: the lock that the snapshot must be in, or none when it need not be. *save*: whether the store may be written.
     *fail_on_miss*: ask nobody else for what the store lacks. *revision_ttl*: for how many seconds the store is believed about
     a branch. *force*: believe nothing that is here; ask upstream for everything again, and replace what the destination and the store have.
+    *near*: what is asked before the store.
     """
 
     selection: Selection = field(factory=Selection)
@@ -41,6 +43,7 @@ class RestoreOptions:
     prune_extra: bool = False
     revision_ttl: float = _HOUR
     force: bool = False
+    near: Near = field(factory=Near)
 
 
 @frozen
