@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from attrs import frozen
+from attrs import field, frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -91,3 +92,30 @@ class OverNetwork(Protocol):
     @property
     def anonymous(self) -> bool:
         """Whether it is asked without credentials, since none were found."""
+
+
+@frozen
+class SignedUrls:
+    """
+    *urls* by key: whoever has one reads that object without credentials, until *ends* (seconds since the epoch, this machine's clock).
+
+    *cut*: the credentials that signed them end before what was asked for, and all of them with those. *unsure*: the credentials
+    are temporary, and do not tell when they end, which may be sooner.
+    """
+
+    urls: Mapping[str, str] = field(repr=False)
+    ends: float
+    cut: bool = False
+    unsure: bool = False
+
+
+@runtime_checkable
+class Presigning(Protocol):
+    """A store that can let others read single objects of it."""
+
+    def presign(self, keys: Iterable[str], *, seconds: int) -> SignedUrls:
+        """
+        A URL to GET each of *keys* for *seconds* (1 to 604800), whether or not it is there; nothing else can be done with it.
+
+        Raises `ConfigError` when there are no credentials to sign with, and what getting them raises.
+        """

@@ -14,6 +14,7 @@ from ci_modelcache.stores.protocol import ObjectInfo
 from ci_modelcache.stores.s3_bucket import Bucket
 from ci_modelcache.stores.s3_errors import ArrivedDamaged, explaining, is_bare, proper
 from ci_modelcache.stores.s3_memory import filled
+from ci_modelcache.stores.s3_presign import presigned
 from ci_modelcache.stores.s3_upload import PART, Upload, checksum
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         PutObjectRequestTypeDef,
     )
 
+    from ci_modelcache.stores.protocol import SignedUrls
     from ci_modelcache.stores.s3_role import AssumedRole
     from ci_modelcache.transfer.retry import RetryPolicy
 
@@ -76,6 +78,9 @@ class S3Store:
     def anonymous(self) -> bool:
         """Whether it is asked without credentials, since none were found."""
         return self._bucket.anonymous
+
+    def presign(self, keys: Iterable[str], *, seconds: int) -> SignedUrls:
+        return presigned(self._bucket, keys, seconds=seconds)
 
     # Reading
 

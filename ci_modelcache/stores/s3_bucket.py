@@ -6,7 +6,7 @@ import logging
 import re
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 import boto3.session
 from botocore import UNSIGNED
@@ -21,6 +21,7 @@ from ci_modelcache.stores.s3_memory import PartMemory
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from botocore.credentials import Credentials, ReadOnlyCredentials
     from mypy_boto3_s3.client import S3Client
 
     from ci_modelcache.stores.s3_role import AssumedRole
@@ -121,11 +122,27 @@ class Bucket:
                 self._clients[seconds] = self._new_client(seconds)
             return self._clients[seconds]
 
+    def credentials(self) -> Credentials | None:
+        """What everything is signed with, None for a bucket that is asked without."""
+        return self._session.get_credentials()
+
+    def signer(self, frozen: ReadOnlyCredentials, *, region: str) -> S3Client:
+        """A client for the *region* that signs with credentials which do not change meanwhile."""
+        return self._new_client(self._timeout(), signing=(frozen, region))
+
+    @property
+    def region(self) -> str:
+        """The one that the settings name, or the usual one."""
+        return self._region or self._session.region_name or DEFAULT_REGION
+
     def _timeout(self) -> float:
         left = self.retry.deadline.remaining()
         return next((each for each in READ_TIMEOUTS if each <= left), READ_TIMEOUTS[-1])
 
-    def _new_client(self, read_timeout: float) -> S3Client:
+    def _new_client(self, read_timeout: float, *, signing: tuple[ReadOnlyCredentials, str] | None = None) -> S3Client:
+        keys, region = (_Keys(), self.region) if signing is None else (_spelled(signing[0]), signing[1])
+        # Left to itself botocore signs URLs for AWS by the rules of 2006, which newer regions do not know.
+        version = UNSIGNED if self.anonymous else None if signing is None else "s3v4"
         config = Config(
             connect_timeout=min(CONNECT_TIMEOUT, read_timeout),
             read_timeout=read_timeout,
@@ -133,7 +150,7 @@ class Bucket:
             max_pool_connections=MAX_CONNECTIONS,
             tcp_keepalive=True,
             user_agent_extra="ci-modelcache",
-            signature_version=UNSIGNED if self.anonymous else None,
+            signature_version=version,
             # Checksums of botocore's choice break uploads to many stores, and cost CPU twice: every object is written
             # with an explicit SHA-256 and its bytes are proven by whoever reads them, on AWS too.
             request_checksum_calculation="when_required",
@@ -146,9 +163,10 @@ class Bucket:
                 client = self._session.client(
                     "s3",
                     endpoint_url=self._endpoint_url,
-                    region_name=self._region or self._session.region_name or DEFAULT_REGION,
+                    region_name=region,
                     verify=self._ca_bundle,
                     config=config,
+                    **keys,
                 )
             except ValueError as error:  # botocore's own for "Invalid endpoint"
                 msg = f"not the URL of an S3 endpoint: {self._endpoint_url!r}"
@@ -157,3 +175,19 @@ class Bucket:
         # would be refused is small, or the part of an upload that was granted.
         client.meta.events.unregister("before-call.s3", add_expect_header)
         return client
+
+
+class _Keys(TypedDict, total=False):
+    """Credentials as boto3 takes them."""
+
+    aws_access_key_id: str | None
+    aws_secret_access_key: str | None
+    aws_session_token: str | None
+
+
+def _spelled(frozen: ReadOnlyCredentials) -> _Keys:
+    return {
+        "aws_access_key_id": frozen.access_key,
+        "aws_secret_access_key": frozen.secret_key,
+        "aws_session_token": frozen.token,
+    }

@@ -5,19 +5,23 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ci_modelcache.stores.protocol import OnDisk
+from ci_modelcache.stores.protocol import OnDisk, Presigning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ci_modelcache.stores.protocol import ObjectInfo, Store
+    from ci_modelcache.stores.protocol import ObjectInfo, SignedUrls, Store
     from ci_modelcache.transfer.deadline import Deadline
     from ci_modelcache.transfer.throttle import Throttle
 
 
 def throttled(store: Store, throttle: Throttle, *, deadline: Deadline) -> Store:
     """*store*, whose bytes *throttle* counts with those of everything else; a folder of this machine is no network, and stays as it is."""
-    return store if isinstance(store, OnDisk) else ThrottledStore(store, throttle, deadline=deadline)
+    if isinstance(store, OnDisk):
+        return store
+    if isinstance(store, Presigning):
+        return _PresigningStore(store, store, throttle, deadline=deadline)
+    return ThrottledStore(store, throttle, deadline=deadline)
 
 
 class ThrottledStore:
@@ -52,3 +56,14 @@ class ThrottledStore:
 
     def delete(self, key: str) -> None:
         self._store.delete(key)
+
+
+class _PresigningStore(ThrottledStore):
+    """The same of a store that is *presigning*, which moves no bytes."""
+
+    def __init__(self, store: Store, presigning: Presigning, throttle: Throttle, *, deadline: Deadline) -> None:
+        super().__init__(store, throttle, deadline=deadline)
+        self._presigning = presigning
+
+    def presign(self, keys: Iterable[str], *, seconds: int) -> SignedUrls:
+        return self._presigning.presign(keys, seconds=seconds)
