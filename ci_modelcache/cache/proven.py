@@ -10,7 +10,7 @@ import logging
 import threading
 from copy import copy
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from ci_modelcache.errors import IntegrityError, ManifestInvalid, ModelCacheError, ObjectNotFound
@@ -19,10 +19,11 @@ from ci_modelcache.transfer.retry import once_more
 from ci_modelcache.transfer.streams import read_through
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from ci_modelcache.cache.modelcache import BlobCopy, ModelCache
+    from ci_modelcache.cache.tier import Tier
     from ci_modelcache.model.manifest import FileEntry
 
 _log = logging.getLogger(__name__)
@@ -30,19 +31,20 @@ _log = logging.getLogger(__name__)
 
 class ProvenBlob:
     """
-    The bytes of *file* as *cache* has them, in any of its copies. Methods may be called from any thread.
+    The bytes of *file* as *cache* has them, in any of its copies; those of *tiers* are asked first. Methods may be called from any thread.
 
     What cannot be had raises `ObjectNotFound` when there is no copy, `IntegrityError` when none is right, and as the store does.
     """
 
-    def __init__(self, file: FileEntry, cache: ModelCache) -> None:
+    def __init__(self, file: FileEntry, cache: ModelCache, *, tiers: Iterable[Tier] = ()) -> None:
         self.file = file
         self.stretches = -(-file.size // LEAF_SIZE)
         """How many there are: each has `LEAF_SIZE` bytes, the last one what is left."""
         self._cache = cache
         self._lock = threading.Lock()
         self._known: list[BlobCopy] = []
-        self._others = cache.blob_copies(file.sha256, file.size)
+        near = chain.from_iterable(tier.copies(file.sha256, file.size) for tier in tiers)
+        self._others = chain(near, cache.blob_copies(file.sha256, file.size))
         self._failure: ModelCacheError | None = None
         self._leaves: tuple[Digest, ...] = ()
 

@@ -1,12 +1,13 @@
 """
 The only module that makes the bytes of a tar archive besides its members' content: POSIX ustar, and pax records where that is too small.
 
-Every byte is a pure function of a member's path, size and mode (docs/export.md). Python's `tarfile` is not used: what it
+Every byte is a pure function of what a `Member` says (docs/export.md). Python's `tarfile` is not used: what it
 writes into the fields of a device changed from one version to another.
 """
 
 from __future__ import annotations
 
+from enum import Enum
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -23,35 +24,68 @@ _NAME, _PREFIX = 100, 155
 """Bytes of the two fields that a path may be divided between, at a slash."""
 _MAX_SIZE = 0o77777777777
 """The largest size that a header can say by itself: 8 GiB less a byte."""
-_FILE, _PAX = b"0", b"x"
+_PAX = b"x"
 _PAX_NAME = b"././@PaxHeader"
+
+
+class Kind(Enum):
+    """What a member is, as its header says it."""
+
+    FILE = b"0"
+    LINK = b"2"
+    FOLDER = b"5"
 
 
 @frozen
 class Member:
-    """A regular file of an archive: its *path* there, relative and with ``/``, and its *size* in bytes."""
+    """
+    One thing in an archive: its *path* there, relative and with ``/``, and the *size* of its content in bytes, which only files have.
+
+    *mode* are its permission bits, for None 0644, or 0755 when it is *executable*; *time* is its mtime in epoch seconds, and *link* is
+    where a symbolic link leads.
+    """
 
     path: str
-    size: int
+    size: int = 0
     executable: bool = False
+    kind: Kind = Kind.FILE
+    mode: int | None = None
+    time: int = 0
+    link: str = ""
+
+    @property
+    def permissions(self) -> int:
+        """The bits that its header says."""
+        if self.mode is not None:
+            return self.mode
+        return 0o755 if self.executable else 0o644
 
 
 def header(member: Member) -> bytes:
     """What stands before the content of *member*: one block, or three and more when it takes pax records."""
-    name, prefix = _divided(member.path)
+    path = f"{member.path}/" if member.kind is Kind.FOLDER else member.path
+    name, prefix = _divided(path)
     records = {}
     if not name:
-        records["path"] = member.path
-        # For readers that know no pax, and for nobody else.
-        name = member.path.encode("ascii", "replace")[:_NAME]
+        records["path"] = path
+        name = _abridged(path)
+    link = member.link.encode()
+    if not member.link.isascii() or len(link) > _NAME:
+        records["linkpath"] = member.link
+        link = _abridged(member.link)
     size = member.size
     if size > _MAX_SIZE:
         records["size"], size = str(size), 0
-    own = _block(name, prefix, size=size, mode=0o755 if member.executable else 0o644, kind=_FILE)
+    own = _block(name, prefix, size=size, mode=member.permissions, kind=member.kind.value, time=member.time, link=link)
     if not records:
         return own
     data = b"".join(_pax_record(key, value) for key, value in records.items())
     return _block(_PAX_NAME, b"", size=len(data), mode=0o644, kind=_PAX) + data + padding(len(data)) + own
+
+
+def _abridged(text: str) -> bytes:
+    """For readers that know no pax, and for nobody else."""
+    return text.encode("ascii", "replace")[:_NAME]
 
 
 def padding(size: int) -> bytes:
@@ -85,7 +119,7 @@ def _divided(path: str) -> tuple[bytes, bytes]:
     return (encoded[slash + 1 :], encoded[:slash]) if 0 < slash <= _PREFIX else (b"", b"")
 
 
-def _block(name: bytes, prefix: bytes, *, size: int, mode: int, kind: bytes) -> bytes:
+def _block(name: bytes, prefix: bytes, *, size: int, mode: int, kind: bytes, time: int = 0, link: bytes = b"") -> bytes:
     before = b"".join(
         (
             name.ljust(_NAME, b"\0"),
@@ -93,13 +127,13 @@ def _block(name: bytes, prefix: bytes, *, size: int, mode: int, kind: bytes) -> 
             b"%07o\0" % 0,  # user
             b"%07o\0" % 0,  # group
             b"%011o\0" % size,
-            b"%011o\0" % 0,  # time
+            b"%011o\0" % time,
         )
     )
     after = b"".join(
         (
             kind,
-            bytes(100),  # link
+            link.ljust(_NAME, b"\0"),
             b"ustar\x0000",
             bytes(32),  # name of the user
             bytes(32),  # name of the group

@@ -2,47 +2,36 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-from itertools import chain, islice
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import field, frozen
 
-from ci_modelcache.cache.proven import ProvenBlob
 from ci_modelcache.errors import DeadlineExceeded, ObjectNotFound, SnapshotNotFound
-from ci_modelcache.model.digest import Fingerprinter, verified
 from ci_modelcache.model.manifest import FileEntry, Manifest
 from ci_modelcache.model.plain_archive import plain_archive
 from ci_modelcache.model.ref import ModelRef, SnapshotId
-from ci_modelcache.model.tar import header, offsets, padding, trailer
-from ci_modelcache.transfer.parallel import bounded, for_each, in_order
+from ci_modelcache.model.selection import Selection
+from ci_modelcache.verbs.archive import Archive
 from ci_modelcache.verbs.resolve import resolve
 from ci_modelcache.verbs.stored import stored_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from ci_modelcache.cache.modelcache import ModelCache
-    from ci_modelcache.model.digest import Digest
     from ci_modelcache.model.lock import Lock
-    from ci_modelcache.model.plain_archive import Entry
-    from ci_modelcache.model.selection import Selection
     from ci_modelcache.sources.protocol import Upstream
     from ci_modelcache.transfer.outlet import Outlet
     from ci_modelcache.verbs.step import Step
 
 PLAIN = "plain"
-_AHEAD = 4
-"""Stretches of blobs (`LEAF_SIZE` bytes) that are read ahead at most: they are in memory."""
 _DOING = "exporting"
-
-_Name = tuple["Digest", int, "Digest | None"]
-"""What manifests say about a blob."""
 
 
 @frozen
 class ExportedModel:
-    """One model of an archive."""
+    """One model of an archive, or of a list of URLs."""
 
     ref: str
     commit: str
@@ -74,10 +63,11 @@ class ExportReport:
 
 @frozen
 class Exported:
-    """A model to export: the manifest that *ref* led to."""
+    """A model to export: the manifest that *ref* and *selection* led to."""
 
     ref: ModelRef
     manifest: Manifest
+    selection: Selection = field(factory=Selection)
 
 
 def held(
@@ -89,11 +79,11 @@ def held(
     Raises `SnapshotNotFound` for what the store lacks, `NotInLock`, `IntegrityError`.
     """
     for lock in locks:
-        return Exported(ref, lock.find(ref, selection).to_manifest())
+        return Exported(ref, lock.find(ref, selection).to_manifest(), selection)
     commit = resolve(ref, cache=cache, upstream=host, revision_ttl=float("inf")).commit
     snapshot = SnapshotId(host.host, ref.type, ref.repo, commit, selection.id)
     try:
-        return Exported(ref, stored_manifest(snapshot, ref, selection, cache=cache))
+        return Exported(ref, stored_manifest(snapshot, ref, selection, cache=cache), selection)
     except SnapshotNotFound as miss:
         miss.hint = _remedy(ref)
         raise
@@ -108,36 +98,31 @@ def export(models: Sequence[Exported], outlet: Outlet, *, cache: ModelCache, ste
     """
     started = step.clock()
     entries = plain_archive(model.manifest for model in models)
-    blobs = {_name(file): ProvenBlob(file, cache) for _, file in _files(entries)}
-    _find(blobs, models, step)
-    *_, end = offsets(entry.member for entry in entries)
-    size = end + len(trailer(end))
-    contents = _contents(entries, blobs, step)
+    archive = Archive(entries, cache=cache, step=step, doing=_DOING)
+    with explaining_miss(models):
+        archive.find()
     try:
-        seen = bounded(
-            lambda: _write(contents, trailer(end), size, outlet, step),
-            deadline=step.deadline,
-            doing=f"{_DOING} to {outlet.name}",
-        )
+        seen = archive.write(outlet)
     except DeadlineExceeded as error:
         error.hint = "raise --deadline: an export begins anew"
         raise
     return ExportReport(
         path=outlet.name,
         format=PLAIN,
-        size=size,
+        size=archive.size,
         sha256=seen.hex,
-        files=sum(1 for _ in _files(entries)),
-        models=tuple(map(_model, models)),
+        files=sum(1 for entry in entries if isinstance(entry.content, FileEntry)),
+        models=tuple(map(described, models)),
         seconds=step.clock() - started,
     )
 
 
 def _remedy(ref: ModelRef) -> str:
-    return f"export asks no Hub: ci-modelcache fetch {ref} puts it into the store"
+    return f"nobody but the store is asked here: ci-modelcache fetch {ref} puts it into the store"
 
 
-def _model(model: Exported) -> ExportedModel:
+def described(model: Exported) -> ExportedModel:
+    """*model* as reports have it."""
     manifest = model.manifest
     return ExportedModel(
         ref=str(model.ref),
@@ -150,24 +135,11 @@ def _model(model: Exported) -> ExportedModel:
     )
 
 
-def _files(entries: Iterable[Entry]) -> Iterator[tuple[Entry, FileEntry]]:
-    return ((entry, entry.content) for entry in entries if isinstance(entry.content, FileEntry))
-
-
-def _name(file: FileEntry) -> _Name:
-    return file.sha256, file.size, file.leaves
-
-
-def _find(blobs: dict[_Name, ProvenBlob], models: Sequence[Exported], step: Step) -> None:
-    """Look for every blob: nobody shall wait an hour for the news that the last one is missing."""
+@contextmanager
+def explaining_miss(models: Sequence[Exported]) -> Iterator[None]:
+    """Say of an `ObjectNotFound`, whose key is the SHA-256 of a blob, of which file of *models* that is, and what helps."""
     try:
-        for_each(
-            blobs.values(),
-            ProvenBlob.find,
-            workers=step.workers,
-            deadline=step.deadline,
-            doing="looking at what is stored",
-        )
+        yield
     except ObjectNotFound as miss:
         for model in models:
             for file in model.manifest.files:
@@ -175,47 +147,3 @@ def _find(blobs: dict[_Name, ProvenBlob], models: Sequence[Exported], step: Step
                     miss.add_note(f"it is {file.path} of {model.ref}")
                     miss.hint = _remedy(model.ref)
         raise
-
-
-def _write(contents: Generator[bytes, None, None], last: bytes, size: int, outlet: Outlet, step: Step) -> Digest:
-    """Give *contents* and what is *last*, *size* bytes in all, to *outlet*; returns their digest."""
-    hasher = Fingerprinter(size, git=False, leaves=False)
-    with closing(contents), outlet.open(size) as take:
-        step.progress.start(_DOING, size)
-        try:
-            for chunk in chain(contents, [last]):
-                step.deadline.check(_DOING)
-                take(chunk)
-                hasher.update(chunk)
-                step.progress.advance(len(chunk))
-        finally:
-            step.progress.finish()
-    return hasher.finish().sha256
-
-
-def _contents(entries: Sequence[Entry], blobs: dict[_Name, ProvenBlob], step: Step) -> Generator[bytes, None, None]:
-    """All of the archive but its trailer."""
-    stretches = (
-        (blob, number)
-        for _, file in _files(entries)
-        for blob in (blobs[_name(file)],)
-        for number in range(blob.stretches)
-    )
-    read = in_order(
-        stretches,
-        lambda stretch: stretch[0].read(stretch[1]),
-        workers=min(_AHEAD, step.workers),
-        deadline=step.deadline,
-        doing="reading from the store",
-    )
-    with closing(read):
-        for entry in entries:
-            yield header(entry.member)
-            if isinstance(entry.content, FileEntry):
-                count = blobs[_name(entry.content)].stretches
-                pieces = chain.from_iterable(islice(read, count))
-                # One stretch is proven by the file's own digest; several by their leaves, which only say what the manifest does.
-                yield from pieces if count == 1 else verified(pieces, entry.content.expected, entry.member.path)
-            else:
-                yield entry.content
-            yield padding(entry.member.size)
