@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 from attrs import frozen
 
+from ci_modelcache.container import CACHE_MOUNT, in_build, in_container, mounted_tier
 from ci_modelcache.errors import ConfigError
 from ci_modelcache.kinds import SWITCH, Base
 from ci_modelcache.model.mirror import Mirror
@@ -44,7 +45,7 @@ from ci_modelcache.tokens import TokenSearch, TokenSetting, Variables, targets
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Config", "Origin", "Rank", "environment", "in_container"]
+__all__ = ["CACHE_MOUNT", "Config", "Origin", "Rank", "environment", "in_build", "in_container", "mounted_tier"]
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Config:
     """Seconds."""
     hub_cache: Path
     state: Path
+    tier: Path | None
     workers: int
     ca_bundle: Path | None
     hub_ca_bundle: Path | None
@@ -93,10 +95,16 @@ class Config:
 
     @classmethod
     def load(
-        cls, flags: Mapping[str, object], *, environ: Mapping[str, str], cwd: Path, in_container: bool = False
+        cls,
+        flags: Mapping[str, object],
+        *,
+        environ: Mapping[str, str],
+        cwd: Path,
+        in_container: bool = False,
+        tier: Path | None = None,
     ) -> Self:
         """
-        Find every setting; *flags* by setting name, None for one not given.
+        Find every setting; *flags* by setting name, None for one not given. *in_container* and *tier* are what this machine suggests.
 
         Raises `ConfigError` naming the flag, variable or line of a file that is wrong, also for an unknown one.
         """
@@ -104,9 +112,11 @@ class Config:
         home = Path(environ.get("HOME") or "/")
         projects = tuple(_projects(environ, cwd, home))
         own = next((file for file in projects if file.rank is Rank.PROJECT), _File(cwd, Project(FILE), Rank.PROJECT))
-        search = _Search(
-            flags, environ, Base(cwd, home), projects, _places(environ, home, own.folder, in_container=in_container)
-        )
+        places = _places(environ, home, own.folder) | {
+            "in_container": "yes" if in_container else "no",
+            "tier": "" if tier is None else str(tier),
+        }
+        search = _Search(flags, environ, Base(cwd, home), projects, places)
         found: dict[str, tuple[Any, Origin]] = {}
         for setting in SETTINGS:
             found[setting.name] = search.find(setting, found)
@@ -139,16 +149,6 @@ class Config:
 def environment() -> Mapping[str, str]:
     """The variables of this process."""
     return dict(os.environ)
-
-
-def in_container(*, root: Path = Path("/"), host: str | None = None) -> bool:
-    """
-    Whether this is a container, where files probably become an image layer.
-
-    Docker leaves /.dockerenv and Podman /run/.containerenv; a `RUN` step of BuildKit has neither, but its host name.
-    """
-    marks = (root / ".dockerenv", root / "run" / ".containerenv")
-    return any(mark.exists() for mark in marks) or (host or os.uname().nodename) == "buildkitsandbox"
 
 
 @frozen
@@ -219,8 +219,8 @@ class _Search:
             path = self.base.path(setting.default_file.format(**self.places))
             if text := _content(path):
                 yield _Candidate(text, Origin(Rank.DEFAULT, f"file {path}"), self.base)
-        if setting.default is not None:
-            text = setting.default.format(**self.places)
+        text = "" if setting.default is None else setting.default.format(**self.places)
+        if text:
             yield _Candidate(text, Origin(Rank.DEFAULT, "default"), self.base)
 
     def _heard(self, setting: Setting, *, ambient: bool) -> Iterator[_Candidate]:
@@ -291,15 +291,24 @@ def _check_variables(environ: Mapping[str, str]) -> None:
 
 def _projects(environ: Mapping[str, str], cwd: Path, home: Path) -> Iterator[_File]:
     settings = Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "ci-modelcache"
-    nearest = next((folder for folder in (cwd, *cwd.parents) if (folder / FILE).is_file()), None)
+    nearest = next((folder for folder in (cwd, *cwd.parents) if _is_file(folder / FILE)), None)
     if nearest is not None and nearest != settings:
         yield _file(nearest, os.path.relpath(nearest / FILE, cwd), Rank.PROJECT, home=home)
-    if (settings / FILE).is_file():
+    if _is_file(settings / FILE):
         users = _file(settings, str(settings / FILE), Rank.USER, home=home)
         if users.content.models:
             msg = f"{users.content.where} names models, which belong into the modelcache.toml of a project"
             raise ConfigError(msg, hint="move the [[models]] tables there")
         yield users
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError as error:
+        # A home folder of somebody else is usual in containers.
+        _log.info("not looked for %s: %s", path, error)
+        return False
 
 
 def _file(folder: Path, where: str, rank: Rank, *, home: Path) -> _File:
@@ -315,14 +324,13 @@ def _file(folder: Path, where: str, rank: Rank, *, home: Path) -> _File:
     return _File(folder, content, rank)
 
 
-def _places(environ: Mapping[str, str], home: Path, project: Path, *, in_container: bool) -> dict[str, str]:
-    cache = environ.get("XDG_CACHE_HOME") or f"{home}/.cache"
+def _places(environ: Mapping[str, str], home: Path, project: Path) -> dict[str, str]:
+    cache = environ.get("XDG_CACHE_HOME") or str(home / ".cache")
     hub = environ.get("HF_HOME") or f"{cache}/huggingface"
     return {
         "cache": cache,
         "project": str(project),
         "token_file": environ.get("HF_TOKEN_PATH") or f"{hub}/token",
-        "in_container": "yes" if in_container else "no",
     }
 
 

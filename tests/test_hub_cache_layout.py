@@ -24,7 +24,7 @@ from ci_modelcache.errors import (
 )
 from ci_modelcache.layouts.hub_cache import HubCacheLayout
 from ci_modelcache.model.ref import ModelRef, RepoType
-from ci_modelcache.transfer.place import Placed, place
+from ci_modelcache.transfer.place import Linking, Placed, place
 from ci_modelcache.transfer.receipts import FORGETFUL, check_file
 from tests.parts.snapshots import COMMIT, CONTENTS, REPO, entry, fill, manifest_of
 from tests.parts.users import unprivileged
@@ -286,12 +286,12 @@ def test_a_blob_that_links_into_a_shared_store_is_judged_by_its_bytes(published:
     shared.parent.mkdir(parents=True)
     blob.rename(shared)
     blob.symlink_to(os.path.relpath(shared, blob.parent))
-    assert check_file(blob, file.expected, FORGETFUL, links=published.linkable).status == "verified"
+    assert check_file(blob, file.expected, FORGETFUL, links=published.follows_links).status == "verified"
     published.publish(manifest_of(), MAIN, full=True)
     assert blob.is_symlink()
 
     shared.write_bytes(b"garbage" * 1000)
-    assert check_file(blob, file.expected, FORGETFUL, links=published.linkable).status == "different"
+    assert check_file(blob, file.expected, FORGETFUL, links=published.follows_links).status == "different"
     fill(published, manifest_of())
     assert not blob.is_symlink()
     assert shared.read_bytes() == b"garbage" * 1000
@@ -306,7 +306,7 @@ def test_a_read_only_hard_link_may_stand_for_a_blob(layout: HubCacheLayout, tmp_
         source,
         layout.content(file),
         expected=file.expected,
-        link=layout.linkable,
+        link=Linking.READ_ONLY,
         mode=layout.mode(file),
         staging=layout.staging,
         receipts=FORGETFUL,

@@ -193,7 +193,7 @@ def test_a_complete_folder_of_another_user_is_complete_and_what_it_cannot_be_giv
     with unprivileged():
         PlainLayout(root).publish(manifest_of(), MAIN, full=True)
         assert len(caplog.messages) == 1
-        assert "mode or mtime of 1 paths" in caplog.messages[0]
+        assert "mode, owner or mtime of 1 paths" in caplog.messages[0]
         assert "config.json: Operation not permitted" in caplog.messages[0]
         PlainLayout(root, normalize_mtime=EPOCH).publish(manifest_of(), MAIN, full=True)
     assert len(caplog.messages) == 2

@@ -6,9 +6,7 @@ Each command is a module of this package, imported only when it is used: ``--hel
 
 from __future__ import annotations
 
-import difflib
 import errno
-import importlib
 import itertools
 import json
 import signal
@@ -19,15 +17,15 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from ci_modelcache.cli.groups import Group
 from ci_modelcache.cli.output import emit
+from ci_modelcache.container import in_build
 from ci_modelcache.errors import Interrupted, ModelCacheError
 from ci_modelcache.model.hidden import Secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import FrameType
-
-    from click.shell_completion import CompletionItem
 
 PROGRAM = "ci-modelcache"
 ISSUES = "https://github.com/ci-modelcache/ci-modelcache/issues"
@@ -38,6 +36,9 @@ COMMANDS = {
     "warm": "Fill the store with what jobs will need, before they do.",
     "save": "Store a local folder as a model.",
     "export": "Write models from the store into one tar archive.",
+    "presign": "Print URLs by which a build reads models without credentials.",
+    "docker": "Build images with models in them, and check what is in one.",
+    "dockerfile": "Print a Dockerfile that brings the models of the lock.",
     "lock": "Write modelcache.lock: what --locked accepts, and nothing else.",
     "ls": "List the snapshots in the store.",
     "info": "Show what the store holds of a model.",
@@ -56,41 +57,11 @@ COMMANDS = {
 _UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-class Commands(click.Group):
-    """The group of all commands, known by name and summary and imported when used."""
+class Commands(Group):
+    """The group of all commands."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"ci_modelcache.cli.{cmd_name}")
-        command: click.Command = module.command
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        # At TAB click parses resiliently: a message would be written into the prompt.
-        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
-            near = difflib.get_close_matches(name, COMMANDS, n=1)
-            guess = f"; did you mean {near[0]}?" if near else ""
-            msg = f"there is no command {name}{guess}"
-            raise click.UsageError(msg, ctx)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        from click.shell_completion import CompletionItem  # noqa: PLC0415  # only the shell's TAB needs it
-
-        names = [name for name in COMMANDS if name.startswith(incomplete)]
-        own = click.Command.shell_complete(self, ctx, incomplete)
-        return [CompletionItem(name, help=COMMANDS[name]) for name in names] + own
+    table = COMMANDS
+    prefix = "ci_modelcache.cli."
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -132,6 +103,8 @@ def commands(ctx: click.Context, /, **_output: object) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (default: this process's), tell how it went, and return the exit code."""
+    if in_build():
+        sys.dont_write_bytecode = True  # it would be in the layer, with times of its own
     arguments = list(sys.argv[1:] if argv is None else argv)
     secrets = Secrets()
     as_json = "--json" in itertools.takewhile(lambda argument: argument != "--", arguments)

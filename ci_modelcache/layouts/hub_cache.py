@@ -9,7 +9,7 @@ The only module that knows the cache folder of ``huggingface_hub``, as every ver
       trees/<commit>.json           the listing of a whole commit (read since 1.22)
       refs/<revision>               the commit: 40 hex digits and no newline, or no version finds it
       .no_exist/<commit>/<path>     written by transformers: "asked for, and not there"
-      .ci-modelcache/               files that are being written
+      .ci-modelcache/               files that are being written; not there any more in an image
       CACHEDIR.TAG                  for backup tools
 
 The clients ignore the last two, here; a CACHEDIR.TAG in <cache> itself makes `scan_cache_dir` before 1.9 complain.
@@ -21,6 +21,7 @@ import errno
 import json
 import logging
 import secrets
+import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +34,12 @@ from ci_modelcache.layouts.inside import (
     require_file,
     require_no_folder,
 )
+from ci_modelcache.layouts.tidy import FOLDER_MODE, Before, Tidying
 from ci_modelcache.model.digest import is_git_oid
 from ci_modelcache.model.document import parse_json
 from ci_modelcache.model.ref import ModelRef, RepoType
 from ci_modelcache.model.selection import ALL
-from ci_modelcache.transfer.land import replacing
+from ci_modelcache.transfer.land import replacing, sweep
 from ci_modelcache.transfer.partial import sweep_partials
 from ci_modelcache.transfer.receipts import FORGETFUL
 
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _TREE_FORMAT = 1
+_NOTE_MODE = 0o644
 _CACHE_TAG = """\
 Signature: 8a477f597d28d172789f06886806bc55
 # This file is a cache directory tag created by ci-modelcache.
@@ -64,13 +67,22 @@ class HubCacheLayout:
     """
     One repository in the cache folder *cache_dir* (``HF_HUB_CACHE``), beside what the Hub's own clients keep there; a `Layout`.
 
-    Revisions share the blobs that they have in common, and several processes may publish at once. A malformed
-    *repo* raises `InvalidRef`.
+    Revisions share the blobs that they have in common, and several processes may publish at once. With *normalize_mtime* (seconds
+    since the epoch) all that belongs to a snapshot is as `PlainLayout` makes it, links too, and nothing of ours is left but
+    the CACHEDIR.TAG; the folders, refs and listings that were here before get that mtime, and keep mode and owner, as others share
+    them. A malformed *repo* raises `InvalidRef`.
     """
 
-    def __init__(self, cache_dir: Path, repo: str, type: RepoType = RepoType.MODEL) -> None:
+    def __init__(
+        self, cache_dir: Path, repo: str, type: RepoType = RepoType.MODEL, *, normalize_mtime: int | None = None
+    ) -> None:
         self._asked = ModelRef(repo, type=type)
         self.root = cache_dir / "--".join((f"{type.value}s", *repo.split("/")))
+        self.normalize_mtime = normalize_mtime
+        if normalize_mtime is None:
+            self._before, self._had_blobs = Before(), True
+        else:
+            self._before, self._had_blobs = Before.of(self.root), self._blobs.is_dir()
 
     @property
     def staging(self) -> Path:
@@ -78,12 +90,16 @@ class HubCacheLayout:
 
     @property
     def linkable(self) -> bool:
+        return self.normalize_mtime is None
+
+    @property
+    def follows_links(self) -> bool:
         return True
 
     def content(self, file: FileEntry | ListedFile) -> Path:
         # A client (since 1.32) may have made this a link into a store that repositories share: left to be judged by
         # its bytes, and replaced, not followed, by whoever lands a file here.
-        blob = self.root / "blobs" / file.etag
+        blob = self._blobs / file.etag
         require_no_folder(blob)
         return blob
 
@@ -92,20 +108,23 @@ class HubCacheLayout:
         return 0o644
 
     def publish(self, manifest: Manifest, ref: ModelRef, *, full: bool, receipts: Receipts = FORGETFUL) -> Path:
-        del receipts  # nothing about the blobs changes here
-        snapshot = self.snapshot_path(manifest.commit)
+        tidying, snapshot = Tidying(self.normalize_mtime), self.snapshot_path(manifest.commit)
         with explaining_denial(self.root):
+            there = self._there(manifest, ref) if tidying.for_layer else set()
             snapshot.mkdir(parents=True, exist_ok=True)
             for file in manifest.files:
                 require_file(self.content(file), size=file.size, links=True)
                 self._link(snapshot, file)
                 # A mirror's 404 from earlier makes `try_to_load_from_cache` deny a file that is there.
-                inside(self.root / ".no_exist" / manifest.commit, file.path).unlink(missing_ok=True)
+                self._absence(manifest.commit, file).unlink(missing_ok=True)
             self._annotate(manifest, full=full)
             if not ref.is_pinned:
                 # Last: by this the clients find the snapshot.
                 self._write(inside(self.root / "refs", ref.revision), manifest.commit)
             sweep_partials(self.staging)
+            if tidying.for_layer:
+                self._tidy(manifest, ref, there, tidying, receipts)
+        tidying.report(self.root)
         return snapshot
 
     def snapshot_path(self, commit: str) -> Path:
@@ -141,12 +160,69 @@ class HubCacheLayout:
 
     def prune(self, extra: Iterable[Path]) -> None:
         """Remove the links that `extra` named; blobs stay, as other commits may have them."""
+        tidying = Tidying(self.normalize_mtime)
         with explaining_denial(self.root):
             for path in extra:
                 require_below(self.root / "snapshots", path)
                 path.unlink(missing_ok=True)
+                folder = path.parent
                 with suppress(OSError):  # not empty, as most folders are
-                    path.parent.rmdir()
+                    while folder.parent != self.root / "snapshots":
+                        folder.rmdir()
+                        folder = folder.parent
+                tidying.give_time(folder)
+        tidying.report(self.root)
+
+    @property
+    def _blobs(self) -> Path:
+        return self.root / "blobs"
+
+    def _absence(self, commit: str, file: FileEntry) -> Path:
+        return inside(self.root / ".no_exist" / commit, file.path)
+
+    def _notes(self, manifest: Manifest, ref: ModelRef) -> list[Path]:
+        """Where what is said about the snapshot lies, if it is said."""
+        refs = [] if ref.is_pinned else [inside(self.root / "refs", ref.revision)]
+        return [self.root / "CACHEDIR.TAG", self.root / "trees" / f"{manifest.commit}.json", *refs]
+
+    def _folders(self, manifest: Manifest, ref: ModelRef) -> set[Path]:
+        """The folders below the root into which publishing writes, as far as they are there."""
+        snapshot = self.snapshot_path(manifest.commit)
+        files = [
+            path for file in manifest.files for path in (snapshot / file.path, self._absence(manifest.commit, file))
+        ]
+        paths = (self._blobs / "any", snapshot / "any", *files, *self._notes(manifest, ref))
+        parents = {parent for path in paths for parent in path.parents if parent.is_relative_to(self.root)}
+        return {folder for folder in parents - {self.root} if folder.is_dir()}
+
+    def _there(self, manifest: Manifest, ref: ModelRef) -> set[Path]:
+        """The folders and notes that were here before, which others share."""
+        notes = {path for path in self._notes(manifest, ref) if path.exists()}
+        return {*notes, *self._folders(manifest, ref)} - (set() if self._had_blobs else {self._blobs})
+
+    def _tidy(self, manifest: Manifest, ref: ModelRef, there: set[Path], tidying: Tidying, receipts: Receipts) -> None:
+        """Give all that publishing has made, or found in place, what the layer of an image needs; *there* gets the time alone."""
+        snapshot = self.snapshot_path(manifest.commit)
+        for file in manifest.files:
+            blob, mode = self.content(file), self.mode(file)
+            seen = blob.lstat()
+            if stat.S_ISLNK(seen.st_mode):
+                tidying.give_link(blob)
+            else:
+                expected, staging = file.expected, self.staging
+                tidying.give_file(blob, seen, mode=mode, expected=expected, staging=staging, receipts=receipts)
+            tidying.give_link(snapshot / file.path)
+        sweep(self.staging)
+        # OSError: another restore of this repository is still at work, and removes it when it is done.
+        with suppress(OSError):
+            self.staging.rmdir()
+        for path in (note for note in self._notes(manifest, ref) if note.exists()):
+            tidying.give_time(path) if path in there else tidying.give(path, _NOTE_MODE)
+        for folder in self._folders(manifest, ref):
+            tidying.give_time(folder) if folder in there else tidying.give(folder, FOLDER_MODE)
+        tidying.give_time(self.root)
+        tidying.give_above(self._before)
+        self._before, self._had_blobs = Before(), True
 
     def _read_ref(self, ref: ModelRef) -> str:
         path = inside(self.root / "refs", ref.revision)
@@ -178,9 +254,13 @@ class HubCacheLayout:
                     self._replace_link(target, goal)
 
     def _replace_link(self, target: Path, goal: str) -> None:
-        self.staging.mkdir(parents=True, exist_ok=True)
         staged = self.staging / f"link-{secrets.token_hex(8)}"
-        staged.symlink_to(goal)
+        made = False
+        while not made:
+            self.staging.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # whoever has just finished here took the empty folder away
+                staged.symlink_to(goal)
+                made = True
         try:
             staged.replace(target)
         finally:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import stat
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ci_modelcache.errors import AccessDenied
-from ci_modelcache.layouts.inside import DENIALS, explaining_denial, inside, require_below, require_file
+from ci_modelcache.layouts.inside import explaining_denial, inside, require_below, require_file
+from ci_modelcache.layouts.tidy import FOLDER_MODE, Before, Tidying
 from ci_modelcache.transfer.land import sweep
 from ci_modelcache.transfer.partial import sweep_partials
-from ci_modelcache.transfer.place import place
 from ci_modelcache.transfer.receipts import FORGETFUL
 
 if TYPE_CHECKING:
@@ -24,9 +21,6 @@ if TYPE_CHECKING:
     from ci_modelcache.model.ref import ModelRef
     from ci_modelcache.transfer.receipts import Receipts
 
-_log = logging.getLogger(__name__)
-
-_FOLDER_MODE = 0o755
 _STAGING = ".ci-modelcache"  # reserved by model.path, so that no snapshot has a file there
 _NOT_OURS = {".git", ".cache/huggingface"}
 """Folders below the root that belong to git and to ``huggingface_hub``: never reported, never pruned."""
@@ -37,17 +31,16 @@ class PlainLayout:
     The files of a snapshot at ``root/<path>``, as Docker, git and people expect them; a `Layout`.
 
     Files have mode 0644, or 0755 when executable, and folders 0755, whatever the umask: an image is often built by one user
-    and run by another. With *normalize_mtime* (seconds since the epoch) files, folders and the root have that
-    mtime, so that equal snapshots make equal layers; what belongs to somebody else and may not be changed so stays as it
-    is, with a warning. After `publish` nothing of ours is left in *root*. A
-    root, or folder above it, that existed before keeps its mode.
+    and run by another. With *normalize_mtime* (seconds since the epoch) files, folders and the root have that mtime, and are
+    root's if this user is, so that equal snapshots make equal layers; the folder in which the first of them was made keeps the
+    mtime that it had. What belongs to somebody else and may not be changed so stays as it is, with a warning. After
+    `publish` nothing of ours is left in *root*. A root, or folder above it, that existed before this object did keeps its mode and owner.
     """
 
     def __init__(self, root: Path, *, normalize_mtime: int | None = None) -> None:
         self.root = root
         self.normalize_mtime = normalize_mtime
-        with explaining_denial(root):
-            self._made = tuple(folder for folder in (root, *root.parents) if not folder.exists())
+        self._before = Before.of(root)
 
     @property
     def staging(self) -> Path:
@@ -55,6 +48,10 @@ class PlainLayout:
 
     @property
     def linkable(self) -> bool:
+        return False
+
+    @property
+    def follows_links(self) -> bool:
         return False
 
     def content(self, file: FileEntry | ListedFile) -> Path:
@@ -65,26 +62,22 @@ class PlainLayout:
 
     def publish(self, manifest: Manifest, ref: ModelRef, *, full: bool, receipts: Receipts = FORGETFUL) -> Path:
         del ref, full  # a plain folder says nothing of where it came from
+        tidying = Tidying(self.normalize_mtime)
         with explaining_denial(self.root):
-            for made in self._made:
-                made.mkdir(parents=True, exist_ok=True)
-                made.chmod(_FOLDER_MODE)
-            refused: list[str] = []
+            self.root.mkdir(parents=True, exist_ok=True)
             for file in manifest.files:
-                self._finish(file, receipts, refused)
+                self._finish(file, receipts, tidying)
             sweep(self.staging)
             sweep_partials(self.staging)
             # OSError: another restore into the same folder is still at work, and removes it when it is done.
             with suppress(OSError):
                 self.staging.rmdir()
             for folder in self._folders(manifest):
-                with _noting(refused):
-                    self._tidy(folder, _FOLDER_MODE)
-            with _noting(refused):
-                self._tidy(self.root, stat.S_IMODE(self.root.stat().st_mode))
-        if refused:
-            # The bytes are right, and proven: nothing that was asked for is missing.
-            _log.warning("mode or mtime of %d paths in %s stay as they are: %s", len(refused), self.root, refused[0])
+                tidying.give(folder, FOLDER_MODE)
+            tidying.give_time(self.root)
+            tidying.give_above(self._before)
+        self._before = Before()
+        tidying.report(self.root)
         return self.root
 
     def snapshot_path(self, commit: str) -> Path:
@@ -97,38 +90,20 @@ class PlainLayout:
             return tuple(sorted(path for path in self._walk() if path not in wanted))
 
     def prune(self, extra: Iterable[Path]) -> None:
+        tidying = Tidying(self.normalize_mtime)
         with explaining_denial(self.root):
             for path in extra:
                 require_below(self.root, path)
                 path.unlink(missing_ok=True)
-                self._remove_empty(path.parent)
+                tidying.give_time(self._remove_empty(path.parent))
+        tidying.report(self.root)
 
-    def _finish(self, file: FileEntry, receipts: Receipts, refused: list[str]) -> None:
-        path, mode = self.content(file), self.mode(file)
+    def _finish(self, file: FileEntry, receipts: Receipts, tidying: Tidying) -> None:
+        path = self.content(file)
         seen = require_file(path, size=file.size, links=False)
-        if self._is_tidy(seen, mode):
-            return
-        with _noting(refused):
-            if seen.st_nlink > 1:
-                # Mode and mtime belong to all names of an inode, and the other names are not ours: part from them first.
-                place(
-                    path, path, expected=file.expected, link=False, mode=mode, staging=self.staging, receipts=receipts
-                )
-            with receipts.carrying(path, file.expected):
-                self._tidy(path, mode)
-
-    def _is_tidy(self, seen: os.stat_result, mode: int) -> bool:
-        on_time = self.normalize_mtime is None or seen.st_mtime_ns == self.normalize_mtime * 10**9
-        return on_time and stat.S_IMODE(seen.st_mode) == mode
-
-    def _tidy(self, path: Path, mode: int) -> None:
-        if not self._is_tidy(path.stat(), mode):
-            path.chmod(mode)
-            self._set_time(path)
-
-    def _set_time(self, path: Path) -> None:
-        if self.normalize_mtime is not None:
-            os.utime(path, (self.normalize_mtime, self.normalize_mtime))
+        tidying.give_file(
+            path, seen, mode=self.mode(file), expected=file.expected, staging=self.staging, receipts=receipts
+        )
 
     def _folders(self, manifest: Manifest) -> list[Path]:
         """The folders of the snapshot below the root; `content` has made sure that none is a link."""
@@ -144,8 +119,8 @@ class PlainLayout:
             yield from (folder / one for one in (*files, *links))
             folders[:] = [one for one in folders if folder / one not in ours]
 
-    def _remove_empty(self, folder: Path) -> None:
-        """Remove *folder* and those above it, up to the root, as far as they are empty."""
+    def _remove_empty(self, folder: Path) -> Path:
+        """Remove *folder* and those above it, up to the root, as far as they are empty; returns the first that stays."""
         while folder != self.root:
             try:
                 with suppress(FileNotFoundError):
@@ -153,20 +128,7 @@ class PlainLayout:
             except OSError:  # not empty
                 break
             folder = folder.parent
-        self._set_time(folder)
-
-
-@contextmanager
-def _noting(refused: list[str]) -> Iterator[None]:
-    """Note in *refused* that the system forbids what the block does, as it does with another user's files."""
-    try:
-        yield
-    except AccessDenied as error:
-        refused.append(error.message)
-    except OSError as error:
-        if error.errno not in DENIALS:
-            raise
-        refused.append(f"{error.filename}: {error.strerror}")
+        return folder
 
 
 def _unless_missing(error: OSError) -> None:

@@ -37,10 +37,17 @@ class Layout(Protocol):
     @property
     def linkable(self) -> bool:
         """
-        Whether a link may stand for a file, as nobody writes into the files of this layout in place.
+        Whether a read-only hard link (`transfer.place`) may stand for a file, as nobody writes into the files of this layout in place.
 
-        That is a read-only hard link (`transfer.place`), or a symbolic link found at the place of a file which leads to
-        the right bytes (`transfer.receipts.check_file`); a wrong one is replaced, never written through.
+        Not where all files are to have one mode and one time, which such a link shares with a file that is not ours.
+        """
+
+    @property
+    def follows_links(self) -> bool:
+        """
+        Whether a symbolic link found at the place of a file, which leads to the right bytes, may stand for it (`transfer.receipts.check_file`).
+
+        A wrong one is replaced, never written through.
         """
 
     def content(self, file: FileEntry | ListedFile) -> Path:

@@ -24,7 +24,11 @@ def acquired(path: Path) -> tuple[int, Path, bool]:
     for candidate, shared in ((path, True), (path.with_name(f"{path.name}-{secrets.token_hex(8)}"), False)):
         while True:
             made = not candidate.exists()
-            descriptor = os.open(candidate, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                descriptor = os.open(candidate, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:  # whoever has just finished here took the empty folder away
+                path.parent.mkdir(parents=True, exist_ok=True)
+                continue
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -108,7 +108,11 @@ def replacing(
 def _stage(folder: Path) -> tuple[int, str]:
     """A new file in *folder*, locked until it is closed, by a kill too: `sweep` leaves locked files alone."""
     while True:
-        descriptor, name = tempfile.mkstemp(dir=folder, prefix=PREFIX)
+        try:
+            descriptor, name = tempfile.mkstemp(dir=folder, prefix=PREFIX)
+        except FileNotFoundError:  # whoever has just finished here took the empty folder away
+            folder.mkdir(parents=True, exist_ok=True)
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:

@@ -35,9 +35,10 @@ class Outlet(Protocol):
 
 @frozen
 class FileOutlet:
-    """The file at *path*: it is there when the block has ended well, and as it was when not."""
+    """The file at *path*: it is there when the block has ended well, with *mode*, and as it was when not."""
 
     path: Path
+    mode: int = 0o644
 
     @property
     def name(self) -> str:
@@ -51,7 +52,7 @@ class FileOutlet:
             if folder.is_dir():
                 sweep(folder)
             require_space(folder, size)
-            with replacing(self.path) as file:
+            with replacing(self.path, mode=self.mode) as file:
                 yield file.write
 
     def _refuse_others(self) -> None:

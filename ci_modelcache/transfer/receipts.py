@@ -217,7 +217,7 @@ def check_file(path: Path, expected: Expected, receipts: Receipts, *, links: boo
     """
     Say whether *path* holds what is *expected*, asking the receipts first and hashing otherwise.
 
-    With *links* a symbolic link that leads to the right bytes is right (see `Layout.linkable`); without, it is
+    With *links* a symbolic link that leads to the right bytes is right (see `Layout.follows_links`); without, it is
     "different", so that it is replaced and never written through. What was hashed and right is remembered. Raises
     `AccessDenied` for a file that may not be read, `Unavailable` for one that the disk cannot deliver.
     """

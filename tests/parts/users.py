@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _VERSION_3 = 0x20080522
-_POWERS = 1 << 1 | 1 << 2 | 1 << 3
-"""CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_FOWNER."""
+_POWERS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3
+"""CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_FOWNER."""
 
 
 class _Header(ctypes.Structure):
@@ -30,7 +30,7 @@ def unprivileged(*folders: Path, mode: int = 0o555) -> Iterator[None]:
     """
     In the block this thread is bound by permission bits and ownership even as root, and *folders* have *mode*.
 
-    Root's power over them is three capabilities (capabilities(7)), taken out of the effective set and put back.
+    Root's power over them is four capabilities (capabilities(7)), taken out of the effective set and put back.
     """
     modes = {folder: stat.S_IMODE(folder.stat().st_mode) for folder in folders}
     for folder in folders:
