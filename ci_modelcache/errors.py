@@ -15,6 +15,7 @@ Every failure that this package raises on purpose, as one tree; the only module 
     |  +- RepositoryNotFound                  a repository that the source does not have
     |  +- RevisionNotFound                    a branch, tag or commit that the source does not have
     |  +- FileNotFound                        a file that the source does not have at that commit
+    |  +- ImageNotFound                       an image that the engine does not have
     |  +- NotInLock                           a model that modelcache.lock does not name
     +- Unavailable                      11    worth another try: refused, reset, timed out, 5xx
     |  +- RateLimited                         429, with the seconds to wait when they were given
@@ -113,6 +114,10 @@ class RevisionNotFound(NotFound):
 
 
 class FileNotFound(NotFound):
+    pass
+
+
+class ImageNotFound(NotFound):
     pass
 
 

@@ -45,6 +45,8 @@ OPTIONS = (
     "output",
     "format",
     "window",
+    "expires",
+    "from-urls",
 )
 """What single commands take besides settings and is read from variables too, so that YAML need only name values; ``models`` are the REFs."""
 
@@ -244,6 +246,13 @@ SETTINGS: tuple[Setting, ...] = (
         flag=Flag.NONE,
         in_file=False,
     ),
+    Setting(
+        "tier",
+        PATH,
+        "Folder of blobs on this machine that is asked before the store, and keeps what was downloaded.",
+        "{tier}",
+        flag=Flag.SOME,
+    ),
     Setting("workers", numbers(1, _MAX_WORKERS), "Transfers at a time.", "8"),
     Setting("ca-bundle", PATH, "File of the authorities that TLS trusts, in place of the built-in ones."),
     Setting(
@@ -265,7 +274,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "normalize",
         SWITCH,
-        "Give every restored file the same time, so that image layers are reproducible.",
+        "Give all that is restored the same time, modes and owner, so that image layers are reproducible.",
         "{in_container}",
         flag=Flag.SOME,
     ),

@@ -28,6 +28,11 @@ pytest_plugins = [
     "tests.parts.verbs",
     "tests.parts.upstreams",
     "tests.parts.policies",
+    "tests.parts.real_model",
+    "tests.parts.single_file",
+    "tests.parts.engine",
+    "tests.parts.buildah",
+    "tests.parts.baking",
 ]
 pytest.register_assert_rewrite("tests.contracts")
 

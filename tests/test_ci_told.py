@@ -296,7 +296,7 @@ def test_a_pull_request_leaves_the_store_as_it_is(
 
 @pytest.mark.parametrize("event", ["push", "schedule", "workflow_dispatch", "repository_dispatch", "release"])
 def test_events_that_only_insiders_can_cause_may_write(event: str) -> None:
-    assert job_of({"GITHUB_ACTIONS": "true", "GITHUB_EVENT_NAME": event}).may_write
+    assert job_of({"GITHUB_ACTIONS": "true", "GITHUB_EVENT_NAME": event}, in_build=False).may_write
 
 
 @pytest.mark.parametrize(
@@ -314,13 +314,13 @@ def test_events_that_only_insiders_can_cause_may_write(event: str) -> None:
     ],
 )
 def test_all_other_events_only_read(event: str) -> None:
-    assert not job_of({"GITHUB_ACTIONS": "true", "GITHUB_EVENT_NAME": event}).may_write
+    assert not job_of({"GITHUB_ACTIONS": "true", "GITHUB_EVENT_NAME": event}, in_build=False).may_write
 
 
 @pytest.mark.parametrize("mode", ["read", "none"])
 def test_a_workflow_that_forbids_writing_caches_forbids_it_here(mode: str) -> None:
     said = {"GITHUB_ACTIONS": "true", "GITHUB_EVENT_NAME": "push", "ACTIONS_CACHE_MODE": mode}
-    assert not job_of(said).may_write
+    assert not job_of(said, in_build=False).may_write
 
 
 @pytest.mark.parametrize(
@@ -336,11 +336,18 @@ def test_a_workflow_that_forbids_writing_caches_forbids_it_here(mode: str) -> No
     ],
 )
 def test_on_gitlab_protected_refs_write(said: dict[str, str], may_write: bool) -> None:  # noqa: FBT001  # a column of the table
-    assert job_of({"GITLAB_CI": "true", **said}).may_write is may_write
+    assert job_of({"GITLAB_CI": "true", **said}, in_build=False).may_write is may_write
 
 
 def test_whoever_works_at_a_machine_of_his_own_may_write() -> None:
-    assert job_of({}).may_write
+    assert job_of({}, in_build=False).may_write
+
+
+@pytest.mark.parametrize("said", [{}, {"GITHUB_ACTIONS": "true", "GITHUB_EVENT_NAME": "push"}])
+def test_the_build_of_an_image_only_reads_and_lacks_credentials_by_mistake_alone(said: dict[str, str]) -> None:
+    """It may be caused by anybody; but whoever wrote the Dockerfile named a store, and meant it to be read."""
+    job = job_of(said, in_build=True)
+    assert (job.may_write, job.outsiders) == (False, False)
 
 
 # --- where a message is about

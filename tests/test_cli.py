@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import re
 import shlex
@@ -16,8 +15,11 @@ import click
 import pytest
 
 from ci_modelcache import errors
+from ci_modelcache.cli import docker
 from ci_modelcache.cli.main import COMMANDS, Commands, commands, main
 from ci_modelcache.demo.hub import LoopbackHub
+from tests.parts.command_line import Outcome
+from tests.parts.reference import NAMES, called, command_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,21 +30,6 @@ TOKEN = "hf_0123456789abcdefghij"
 OPAQUE = "looks-like-any-other-word"
 """A token without a mark by which it could be known."""
 RUN = [sys.executable, "-m", "ci_modelcache"]
-
-
-class Outcome:
-    """How a command line went."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        """The one object on stdout."""
-        return json.loads(self.out)
-
-    def __repr__(self) -> str:
-        return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
 
 
 @pytest.fixture
@@ -79,28 +66,38 @@ def test_help_lists_every_command_with_its_summary(run: Any) -> None:
         assert re.search(rf"^  {name} +{re.escape(summary)}$", outcome.out, re.MULTILINE), name
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_table_says_what_the_command_says(name: str) -> None:
-    command = importlib.import_module(f"ci_modelcache.cli.{name}").command
-    assert command.name == name
+@pytest.mark.parametrize(
+    ("name", "summary"), [*COMMANDS.items(), *((f"docker {k}", v) for k, v in docker.COMMANDS.items())]
+)
+def test_the_table_says_what_the_command_says(name: str, summary: str) -> None:
+    command = importlib.import_module(f"ci_modelcache.cli.{name.replace(' ', '_')}").command
+    assert command.name == name.rsplit(maxsplit=1)[-1]
     first, _, _ = str(command.help).strip().partition("\n")
-    assert first == COMMANDS[name]
+    assert first == summary
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_examples_of_every_command_are_in_its_help_and_can_be_parsed(name: str, run: Any) -> None:
-    command = importlib.import_module(f"ci_modelcache.cli.{name}").command
+    command = command_of(name)
     assert command.examples
     shown = run(f"{name} --help")
     assert shown.code == 0
+    shown_commands = set()
     for comment, line in command.examples:
         assert f"  # {comment}\n  {line}\n" in shown.out
-        called = re.search(r"ci-modelcache ([^|<>)]*)", line)
-        assert called is not None
-        arguments = shlex.split(called[1])
-        assert arguments.pop(0) == name
-        with command.make_context(name, arguments):
-            pass
+        written = re.search(r"ci-modelcache ([^|<>)]*)", line)
+        assert written is not None
+        found, arguments = called(shlex.split(written[1]))
+        with command_of(found).make_context(found, list(arguments)):
+            shown_commands.add(found)
+    assert name in shown_commands
+
+
+@pytest.mark.parametrize("line", ["docker", "docker inspekt x", "docker --nonsense"])
+def test_a_group_without_a_command_of_it_is_a_usage_error(line: str, run: Any) -> None:
+    outcome = run(line)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "docker" in outcome.err
 
 
 def test_help_costs_no_import_that_it_does_not_need() -> None:

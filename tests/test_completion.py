@@ -69,9 +69,13 @@ def test_two_dashes_offer_every_option_of_the_command(folder: Path) -> None:
     ("words", "offered"),
     [
         (["re"], ["restore"]),
+        (["pre"], ["presign"]),
+        (["presign", "--exp"], ["--expires"]),
         (["lock", "--c"], ["--ca-bundle", "--check", "--ci"]),
         (["restore", "--mode", "r"], ["read", "read-write"]),
         (["--json", "ver"], ["verify"]),
+        (["docker", "i"], ["inspect"]),
+        (["docker", "context", "--tar", "x", "--mode", "r"], ["read", "read-write"]),
         (["completion", ""], ["bash", "zsh", "fish"]),
     ],
     ids=" ".join,

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +21,19 @@ from attrs import frozen
 from ci_modelcache import errors
 from ci_modelcache.cli.main import COMMANDS, commands, main
 from ci_modelcache.demo.hub import LoopbackHub
+from ci_modelcache.docker.labels import LABEL, ImageModel, label_of
 from ci_modelcache.model.mirror_table import TOKEN_OF
 from ci_modelcache.settings import OPTIONS, PREFIX, SETTINGS, variable
+from ci_modelcache.verbs.lock import read_lock
 from tests.parts.documents import ROOT, blocks, rows, shape
 from tests.parts.messages import Message, messages
-from tests.parts.reference import DOCUMENTS, FAILURE, FILE, RENEW, command_of, fields, renewed
-from tests.parts.servers import ADMIN, REGION, S3Server, login
+from tests.parts.reference import DOCUMENTS, FAILURE, FILE, NAMES, RENEW, called, command_of, fields, renewed
+from tests.parts.servers import ADMIN, BUCKET, REGION, S3Server, login
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from tests.parts.engine import Engine
     from tests.parts.reference import Shape
 
 README = (ROOT / "README.md").read_text()
@@ -65,7 +69,7 @@ def test_a_change_of_the_code_is_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_reference_has_every_command_variable_and_class_of_failure() -> None:
     text = FILE.read_text()
-    assert re.findall(r"^### (\S+)$", text, re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^### ([a-z][a-z ]*)$", text, re.MULTILINE) == list(NAMES)
     for setting in SETTINGS:
         assert f"`{setting.variable}`" in text
         for alias in (*setting.aliases, *setting.ambient):
@@ -111,6 +115,46 @@ def run_json(
     return run
 
 
+@pytest.fixture
+def image(run_json: Callable[[str], Any], docker_environment: Engine, tmp_path: Path) -> str:
+    """An image whose label says that it has the locked model, one file of which is wrong in it."""
+    del run_json
+    locked = read_lock(tmp_path / "modelcache.lock").models
+    for path, data in {**FILES, "config.json": b"wrong"}.items():
+        file = tmp_path / "context" / "org" / "name" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    (tmp_path / "context" / "Dockerfile").write_text("FROM scratch\nCOPY org/ /models/org/\n")
+    label = label_of(ImageModel.of_locked(model, root="/models") for model in locked)
+    name = docker_environment.image("docs")
+    assert docker_environment.build(tmp_path / "context", f"--label={LABEL}={label}", tag=name).code == 0
+    return name
+
+
+@pytest.fixture
+def app(run_json: Callable[[str], Any], tmp_path: Path) -> str:
+    """A build context; it lacks the model, and the store has it."""
+    del run_json
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "Dockerfile").write_text("FROM scratch\nCOPY modelcache/ /\n")
+    return "app"
+
+
+@pytest.fixture
+def tag(docker_environment: Engine) -> str:
+    """The name of an image that is to be built."""
+    return docker_environment.image("docs")
+
+
+@pytest.fixture
+def bucket(run_json: Callable[[str], Any], moto_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The options that name a store in S3, which has the model."""
+    login(monkeypatch)
+    options = f"--store s3://{BUCKET}/docs --endpoint-url {moto_server.endpoint}"
+    assert "error" not in run_json(f"fetch org/name {options}")
+    return options
+
+
 LINES = {
     "restore": "restore org/name --to model",
     "restore --lookup-only": "restore org/name --lookup-only",
@@ -118,6 +162,13 @@ LINES = {
     "warm": "warm org/name",
     "save": "save trained me/mine@v2",
     "export": "export org/name -o models.tar",
+    "presign": "presign org/name -o urls.json {bucket}",
+    "docker context": "docker context {app}",
+    "docker context --tar": "docker context {app} --tar context.tar --store other",
+    "docker build": "docker build {app} -t {tag} --store other",
+    "docker inspect": "docker inspect {image}",
+    "docker verify": "docker verify {image}",
+    "dockerfile": "dockerfile --base debian:12",
     "lock": "lock --upgrade",
     "lock --check": "lock --check",
     "ls": "ls",
@@ -156,6 +207,8 @@ _FREE = {
     "demo": r"steps\[\]\.report\..+",
     "mirrors": r"mirrors\[\]\.failures\..+",
     "mirrors bench": r"(?:.+\.)?(?:causes|sources)\.http.+",
+    "docker context --tar": r"fetched\[\]\.mirrors\..+",
+    "docker build": r"context\.fetched\[\]\.mirrors\..+",
     "stats": r"(?:.+\.)?(?:causes|cause_rates|failed|runs|skipped|received)\.[^\[\]]+",
 }
 """What has names that are not the format's, or is described elsewhere."""
@@ -177,11 +230,15 @@ def _check(document: str, shape: Shape, value: object) -> set[str]:
     return missing
 
 
+@pytest.mark.timeout(600)  # the first that needs an engine may have to start it
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_json_of_every_command_has_the_fields_of_the_reference_and_no_others(
-    document: str, run_json: Callable[[str], Any]
+    document: str, run_json: Callable[[str], Any], request: pytest.FixtureRequest
 ) -> None:
-    missing = _check(document, DOCUMENTS[document], run_json(LINES[document]))
+    line = LINES[document]
+    for name in re.findall(r"{(\w+)}", line):  # what needs a real engine, or a real bucket
+        line = line.replace(f"{{{name}}}", request.getfixturevalue(name))
+    missing = _check(document, DOCUMENTS[document], run_json(line))
     # A healthy store has no problems whose fields could be seen; they are looked at in the next test.
     assert missing == ({path for path in missing if path.startswith("problems[]")} if document == "verify" else set())
 
@@ -197,7 +254,7 @@ def test_the_json_of_a_problem_and_of_a_failure_is_that_of_the_reference(run_jso
 
 
 def test_every_command_has_its_json_in_the_reference() -> None:
-    assert {document.partition(" ")[0] for document in DOCUMENTS} == set(COMMANDS)
+    assert {called(document.split())[0] for document in DOCUMENTS} == set(NAMES)
     assert set(LINES) == set(DOCUMENTS)
 
 
@@ -205,17 +262,18 @@ def test_every_command_has_its_json_in_the_reference() -> None:
 
 
 def _names_of_options() -> set[str]:
-    params = [*commands.params, *(param for name in COMMANDS for param in command_of(name).params)]
+    params = [*commands.params, *(param for name in NAMES for param in command_of(name).params)]
     return {name for param in params for name in (*param.opts, *param.secondary_opts)} | {"--help", "-h"}
 
 
 def _of_other_programs(text: str) -> str:
-    """*text* without what is said to git, pip, aws, coreutils and the like."""
+    """*text* without what is said to git, pip, aws, coreutils and the like, and to the engine in a Dockerfile."""
     kept = [
         line
         for line in text.splitlines()
         if not re.search(
-            r"\.venv/bin/(?!ci-modelcache)|\b(?:sha256sum|aws s3|split|cut|shiv|pip|buildah|docker) |^  --", line
+            r"\.venv/bin/(?!ci-modelcache)|\b(?:sha256sum|aws s3|split|cut|pip|buildah|docker) |^  --|--mount=|\b(?:FROM|COPY|ADD) --",
+            line,
         )
     ]
     return "\n".join(kept)
@@ -236,11 +294,11 @@ def test_every_command_that_a_document_shows_can_be_parsed(document: str) -> Non
     lines = [line for block in blocks(text, "(?:sh|console)") for line in block.splitlines()]
     lines += re.findall(r"`(ci-modelcache [a-z][^`]*)`", text)
     for line in lines:
-        for called in re.findall(r"(?:^|[ (/])ci-modelcache ([a-z][^|<>)#;…]*)", line):
-            name, *arguments = shlex.split(called)
-            assert name in COMMANDS, line
+        for words in re.findall(r"(?:^|[ (/])ci-modelcache ([a-z][^|<>)#;…]*)", line):
+            name, arguments = called(shlex.split(words))
+            assert name in {*NAMES, *COMMANDS}, line
             if arguments and "[OPTIONS]" not in arguments:
-                with command_of(name).make_context(name, arguments):
+                with command_of(name).make_context(name, list(arguments)):
                     pass
 
 
@@ -266,13 +324,22 @@ def test_every_link_to_a_file_leads_somewhere(document: str) -> None:
 # --- the messages of the code
 
 
+_OF_THE_ENGINE = {"--label", "--mount", "--secret"}
+
+
 def test_the_commands_and_flags_that_messages_name_exist() -> None:
-    options = _names_of_options()
+    options = _names_of_options() | _OF_THE_ENGINE
     for message in messages():
         for name in re.findall(r"(?<![\w/`])ci-modelcache ([a-z]+)(?= |$|,|;)", message.text):
             assert name in {*COMMANDS, "runs", "that"}, message
         for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![\w…-])", message.text):
-            assert flag in options or message.module == "demo/model.py", message  # pip's
+            others = {
+                "demo/model.py",
+                "docker/client.py",
+                "docker/dockerfile.py",
+                "cli/docker_build.py",
+            }  # of pip and Docker
+            assert flag in options or message.module in others, message
 
 
 # --- troubleshooting
@@ -311,8 +378,9 @@ def test_a_message_that_the_code_does_not_have_is_seen() -> None:
 
 def test_the_readme_lists_every_command_and_no_other() -> None:
     (section,) = re.findall(r"^## Commands\n(.*?)^\| exit code", README, re.MULTILINE | re.DOTALL)
-    listed = [name.split()[0] for row in rows(section) for name in re.findall(r"`([^`]+)`", row[0])]
-    assert sorted(listed) == sorted(COMMANDS)
+    shown = [name.split() for row in rows(section) for name in re.findall(r"`([^`]+)`", row[0])]
+    listed = [" ".join(takewhile(str.islower, words)) for words in shown]
+    assert sorted(listed) == sorted(NAMES)
 
 
 def test_the_readme_lists_every_exit_code_and_no_other() -> None:
@@ -463,6 +531,7 @@ def test_the_changelog_has_one_section_that_is_not_released() -> None:
 
 
 def test_no_python_file_of_the_tests_forgets_a_readme_block() -> None:
-    """A new block in another language would be run by nobody; those in YAML are run by tests/test_action_runs.py and test_gitlab_runs.py."""
-    assert set(re.findall(r"^```(\w+)$", README, re.MULTILINE)) == {"console", "sh", "text", "toml", "python", "yaml"}
+    """A new block in another language would be run by nobody; those in YAML are run by tests/test_action_runs.py and test_gitlab_runs.py, the Dockerfile by test_docker_builds.py."""
+    known = {"console", "sh", "text", "toml", "python", "yaml", "dockerfile"}
+    assert set(re.findall(r"^```(\w+)$", README, re.MULTILINE)) == known
     ast.parse(blocks(README, "python")[0])

@@ -17,12 +17,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import filelock
 import pytest
 from attrs import evolve, frozen
 
 from ci_modelcache.demo.model import REPO as MINILM
-from ci_modelcache.demo.model import real_model
 from tests.parts.documents import ROOT
 from tests.parts.minilm import embed
 from tests.parts.servers import ADMIN, BUCKET, REGION
@@ -160,13 +158,7 @@ def at_s3(shell: Shell, server: S3Server, prefix: str) -> Shell:
     )
 
 
-def test_the_real_model_computes_the_same_after_tar_and_sha256sum_alone(
-    pytestconfig: pytest.Config, here: Shell
-) -> None:
-    folder = pytestconfig.rootpath / ".pytest_cache" / "models"
-    folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder / ".lock"):
-        model = real_model(folder)
+def test_the_real_model_computes_the_same_after_tar_and_sha256sum_alone(model: Path, here: Shell) -> None:
     own = here.with_(CI_MODELCACHE_STORE=str(here.cwd / "store"))
     own.done("save", model, f"{MINILM}@main")
     report = own.report("export", MINILM, "-o", "model.tar")

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3.session
-import filelock
 import pytest
 import yaml
 
 from ci_modelcache.demo.hub import LoopbackHub
-from ci_modelcache.demo.model import REPO, real_model
+from ci_modelcache.demo.model import REPO
 from tests.parts import minilm, policies
 from tests.parts.documents import ROOT
 from tests.parts.gitlab_runner import COMPONENT, REQUIREMENT, TEMPLATE, USUAL, Pipeline, Project, Ran, example, parts
@@ -77,12 +76,8 @@ def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def hub(pytestconfig: pytest.Config) -> Iterator[LoopbackHub]:
+def hub(model: Path) -> Iterator[LoopbackHub]:
     """A Hub with the real model and a tiny one."""
-    folder = pytestconfig.rootpath / ".pytest_cache" / "models"
-    folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder / ".lock"):
-        model = real_model(folder)
     with LoopbackHub() as running:
         running.add_repo(REPO, {"main": model})
         running.add_repo(TINY, {"main": FILES})

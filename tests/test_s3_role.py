@@ -9,9 +9,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 
+from ci_modelcache.cache.urls import UrlList
 from ci_modelcache.cli.identity import described, role_of_job
 from ci_modelcache.cli.main import main
 from ci_modelcache.errors import AccessDenied, ConfigError, ModelCacheError, Unavailable
@@ -115,6 +117,26 @@ def test_the_role_of_writing_fills_the_store_and_the_role_of_reading_restores_fr
     hub._routes.repositories.clear()
     restored = job("restore acme/tiny --to model --offline", role=READING, GITHUB_EVENT_NAME="pull_request")
     assert restored.code == 0, restored.err
+
+
+def test_urls_that_a_role_has_signed_end_with_its_credentials_and_are_read_without_any(
+    job: Callable[..., Outcome], minted: list[str], hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour, when two were asked for. The session token is in every URL, and in nothing else."""
+    assert job("fetch acme/tiny").code == 0
+    hub._routes.repositories.clear()
+    signed = job("presign acme/tiny -o urls.json --expires 2h -vv", role=READING)
+    assert signed.code == 0, signed.err
+    assert "sooner than the 2h asked for" in signed.err
+    listed = UrlList.from_json((tmp_path / "urls.json").read_bytes(), "urls.json")
+    assert 0 < listed.ends - time.time() < 3700
+    with monkeypatch.context() as nothing:
+        nothing.setattr(AssumedRole, "session", None)
+        restored = job("restore --from-urls urls.json --to model --offline -vv", role=WRITER)
+    assert restored.code == 0, restored.err
+    assert any(quote(secret, safe="") in listed.objects["modelcache.json"].url for secret in minted)
+    for secret in minted:
+        assert secret not in signed.out + signed.err + restored.out + restored.err
 
 
 def test_the_role_of_reading_is_refused_to_write(job: Callable[..., Outcome]) -> None:

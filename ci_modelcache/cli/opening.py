@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_LEND = "give the build credentials: --secret id=aws,src=$HOME/.aws/credentials, and in the Dockerfile RUN --mount=type=secret,id=aws,target=/root/.aws/credentials"
+
 
 def open_configured(
     config: Config, *, create: bool, retry: RetryPolicy, role: Callable[[], AssumedRole | None] | None
@@ -54,4 +56,16 @@ def readable(store: Store, *, retry: RetryPolicy, tell: Callable[[str], None]) -
         _log.info("%s", refusal)
         tell(f"{store.url} may not be read without credentials, and this job has none: it goes on without the store")
         return EmptyStore("it may not be read")
+    return store
+
+
+def readable_in_build(store: Store, *, retry: RetryPolicy) -> Store:
+    """*store*; raises `AccessDenied` that says how the build of an image is given credentials, where there are none and they are needed."""
+    if not isinstance(store, OverNetwork) or not store.anonymous:
+        return store
+    try:
+        ModelCache(store, retry=retry).check_format()
+    except AccessDenied as refusal:
+        refusal.hint = _LEND
+        raise
     return store

@@ -15,10 +15,10 @@ from ci_modelcache.verbs.restore import RestoreReport
 from ci_modelcache.verbs.save import SaveReport
 
 if TYPE_CHECKING:
-    from ci_modelcache.verbs.export import ExportedModel, ExportReport
-
-if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ci_modelcache.docker.streamed import StreamReport
+    from ci_modelcache.verbs.export import ExportedModel, ExportReport
 
 __all__ = ["FetchReport", "Report", "RestoreReport", "outcome_of"]
 
@@ -116,6 +116,6 @@ def _(report: LookupReport) -> ModelOutcome:
     return evolve(_outcome(report, report.result, seconds=report.seconds), source=report.store, verified=known)
 
 
-def outcome_of_export(model: ExportedModel, report: ExportReport, *, store: str) -> ModelOutcome:
+def outcome_of_export(model: ExportedModel, report: ExportReport | StreamReport, *, store: str) -> ModelOutcome:
     """What became of *model*, which came from *store* into the archive of *report*."""
     return evolve(_outcome(model, HIT, seconds=report.seconds), path=report.path, source=store)

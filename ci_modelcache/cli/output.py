@@ -49,16 +49,19 @@ def emit(text: str) -> None:
 
 
 class Stdout:
-    """Stdout as a `transfer.outlet.Outlet`: what it took before a failure stays there, and is no whole archive."""
+    """Stdout as a `transfer.outlet.Outlet` for *what*: all that it took before a failure stays there, and is no whole one."""
 
     name = "-"
+
+    def __init__(self, what: str = "archive") -> None:
+        self._what = what
 
     @contextmanager
     def open(self, size: int) -> Iterator[Take]:
         """The function that takes the bytes. Raises `ConfigError` for a terminal, `NoSpace` for a file on a full disk."""
         if sys.stdout is None or sys.stdout.isatty():
             where = "is closed" if sys.stdout is None else "is a terminal"
-            msg = f"the archive was to go to stdout, which {where}"
+            msg = f"the {self._what} was to go to stdout, which {where}"
             raise ConfigError(msg, hint="name a file: -o FILE; or send stdout to a file or a pipe")
         descriptor, done = sys.stdout.fileno(), 0
 
@@ -72,10 +75,12 @@ class Stdout:
         try:
             yield take
         except OSError as error:
-            msg = f"stdout took {done} of the archive's {size} bytes: {error.strerror}"
+            msg = f"stdout took {done} of the {self._what}'s {size} bytes: {error.strerror}"
             if error.errno in _FULL:
                 raise NoSpace(msg, hint="free space where stdout goes, and run again") from error
             raise ModelCacheError(msg, hint="whoever was to read it has ended; look at what it said") from error
         except ModelCacheError as error:
-            error.add_note(f"the archive on stdout is cut off: it has {done} of {size} bytes, and is good for nothing")
+            error.add_note(
+                f"the {self._what} on stdout is cut off: it has {done} of {size} bytes, and is good for nothing"
+            )
             raise

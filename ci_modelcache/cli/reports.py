@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ci_modelcache.verbs.fetch import FetchReport
     from ci_modelcache.verbs.inspect import SnapshotInfo, StoredSnapshot
     from ci_modelcache.verbs.lock import LockReport
+    from ci_modelcache.verbs.presign import PresignReport
     from ci_modelcache.verbs.restore import RestoreReport
     from ci_modelcache.verbs.save import SaveReport
     from ci_modelcache.verbs.verify import VerifyReport
@@ -67,11 +68,17 @@ def _shares(sources: Mapping[str, int]) -> str:
     return ", ".join(f"{url} ({size / total:.0%})".replace("%", " %") for url, size in most)
 
 
+def _nearer(report: RestoreReport) -> str:
+    """The source, and how much of it did not have to come from there."""
+    near = report.bytes_from_tier
+    return f"{report.source} ({format_bytes(near)} of it from the tier)" if near else report.source
+
+
 def restored(report: RestoreReport) -> Iterator[str]:
     """What `restore` did, for stderr: its stdout is the path."""
     how = {
         "local": "complete already",
-        "hit": f"restored from {report.source}",
+        "hit": f"restored from {_nearer(report)}",
         "miss": f"fetched from {_shares(report.mirrors) or report.source}"
         + (" and saved to the store" if report.saved else ""),
     }[report.result]
@@ -118,6 +125,12 @@ def exported(report: ExportReport) -> str:
     what = f"{count(len(report.models), 'model')}, {count(report.files, 'file')}, {format_bytes(report.size)}"
     where = "stdout" if report.path == "-" else report.path
     return f"exported to {where}: {what}, sha256 {report.sha256}, in {report.seconds:.1f} s"
+
+
+def presigned(report: PresignReport) -> str:
+    """What `presign` made, for stderr: its stdout is the list of URLs, or the path of it."""
+    models, objects = count(len(report.models), "model"), count(report.objects, "object")
+    return f"signed URLs of {objects} ({format_bytes(report.size)}) for {models}, until {report.expires}: whoever has them can read these; keep them secret"
 
 
 def locked(report: LockReport) -> Iterator[str]:

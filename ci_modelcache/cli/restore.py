@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ci_modelcache.cli.command import verb
+from ci_modelcache.cli.from_urls import reading_urls
 from ci_modelcache.cli.naming import locking, naming, selecting
 from ci_modelcache.cli.reports import pinned, restored
 from ci_modelcache.cli.targets import Asked, Target, folders, locks, naming_file, targets
@@ -19,7 +20,7 @@ from ci_modelcache.verbs.restore import RestoreReport, restore
 from ci_modelcache.verbs.wanted import RestoreOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ci_modelcache.cli.run import Run
     from ci_modelcache.model.lock import Lock
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @verb(
     "restore",
-    settings=("lock-file", "normalize", "hub-cache", "revision-ttl", "offline-env"),
+    settings=("lock-file", "normalize", "hub-cache", "revision-ttl", "offline-env", "tier"),
     examples=(
         ("into the Hugging Face cache, where transformers finds it", "ci-modelcache restore org/name@v1.2"),
         ("into a folder, for a Dockerfile", "ci-modelcache restore org/name --to /models/name"),
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         ("is it there?", "ci-modelcache restore org/name@v1.2 --lookup-only"),
         ("only what the store has; exit code 10 is a miss", "ci-modelcache restore org/name --fail-on-miss"),
         ("some files alone", "ci-modelcache restore org/name --include '*.safetensors' --include '*.json'"),
+        ("in a build that has no credentials", "ci-modelcache restore --from-urls /run/secrets/urls --to /models"),
     ),
 )
 @naming
@@ -61,9 +63,16 @@ if TYPE_CHECKING:
     envvar=variable("lookup-only"),
     help="Only say whether the store has it: hit or miss.",
 )
+@click.option(
+    "--from-urls",
+    metavar="FILE",
+    type=click.Path(),
+    envvar=variable("from-urls"),
+    help="Read the store by the URLs that presign wrote into FILE: no credentials are needed, and --store does not count.",
+)
 @click.option("--prune-extra", is_flag=True, help="Remove files at the destination that the model does not have.")
 @selecting
-def command(
+def command(  # noqa: PLR0913  # one for each option
     run: Run,
     to: str | None,
     *,
@@ -71,6 +80,7 @@ def command(
     force_download: bool,
     fail_on_miss: bool,
     lookup_only: bool,
+    from_urls: str | None,
     prune_extra: bool,
     **given: Any,  # noqa: ANN401  # click's
 ) -> None:
@@ -78,20 +88,21 @@ def command(
     Put models in place, verified, from the store or the Hub.
 
     REF is [dataset:|space:]ORG/NAME[@REVISION]. Without one, all models of modelcache.lock are meant, or where there is none
-    those of modelcache.toml. The path of each is printed. What is complete already is only checked.
+    those of modelcache.toml (with --from-urls: those in FILE). The path of each is printed. What is complete already is only checked.
     """
     if to == "":
         msg = "--to names no folder"
         raise ConfigError(msg, hint="an unset variable makes it empty")
-    if force_download and (fail_on_miss or lookup_only):
-        other = "--fail-on-miss" if fail_on_miss else "--lookup-only"
-        msg = f"--force-download fetches everything, and {other} forbids to fetch anything"
-        raise ConfigError(msg, hint="give one of the two")
+    if force_download:
+        _refuse_with_force({"--fail-on-miss": fail_on_miss, "--lookup-only": lookup_only, "--from-urls": from_urls})
     run.forced, run.trusting = force_download, True
     asked, named = Asked(**given), bool(given["refs"])
     run.ci.named_in = naming_file(run.config, locked=locked, named=named)
     held = locks(run.config, locked=locked, named=named)
-    chosen = targets(asked, run.config, locks=held)
+    listed = () if from_urls is None else reading_urls(run, from_urls, locked=bool(held))
+    if listed and not held:
+        run.ci.named_in = ()
+    chosen = targets(asked, run.config, locks=held, listed=listed)
     if lookup_only:
         _look_up(run, chosen, held, fail_on_miss=fail_on_miss)
         return
@@ -106,6 +117,7 @@ def command(
             prune_extra=prune_extra,
             revision_ttl=run.config.revision_ttl,
             force=force_download,
+            near=run.near(),
         )
         layout = run.layout(target.ref, folder)
         with run.telling(target.ref) as tell:
@@ -119,6 +131,14 @@ def command(
     if run.config.offline_env is OfflineEnv.AUTO and to is None:
         run.ci.environment.update(loading_from(run.config.hub_cache))
     run.show({"snapshots": reports}, [report.path for report in reports])
+
+
+def _refuse_with_force(given: Mapping[str, object]) -> None:
+    """Raise `ConfigError` for an option that is *given* and makes no sense when everything is fetched again."""
+    for option in (name for name, value in given.items() if value):
+        forbids = "is of what the store has" if option == "--from-urls" else "forbids to fetch anything"
+        msg = f"--force-download fetches everything, and {option} {forbids}"
+        raise ConfigError(msg, hint="give one of the two")
 
 
 def _look_up(run: Run, chosen: Sequence[Target], held: Sequence[Lock], *, fail_on_miss: bool) -> None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ci_modelcache.transfer.recorder import Recorder
     from ci_modelcache.transfer.retry import RetryPolicy
     from ci_modelcache.transfer.throttle import Throttle
+    from ci_modelcache.verbs.near import Near
     from ci_modelcache.verbs.step import Step
 
 _log = logging.getLogger(__name__)
@@ -56,9 +57,11 @@ class Run:
         verbosity: int,
         secrets: Secrets,
         environ: Mapping[str, str],
+        in_build: bool = False,
     ) -> None:
         self.config = config
-        self.job = job_of(environ)
+        self.job = job_of(environ, in_build=in_build)
+        self._in_build = in_build
         hiding = partial(redact, secrets=secrets)
         self.ci = Telling(
             channel_to(config.ci, environ, pages=config.endpoint), root=checkout_of(environ), redact=hiding
@@ -72,6 +75,8 @@ class Run:
         """Whether nothing that is remembered of upstream counts; to be set before `upstream` is made."""
         self.trusting = False
         """Whether this command may believe a mirror about what a revision means, where the settings say so; to be set as above."""
+        self.instead: Store | None = None
+        """What is only read in place of the store of the settings; to be set before `cache` is called."""
 
     # --- what is shown
 
@@ -230,6 +235,8 @@ class Run:
     @property
     def mode(self) -> Mode:
         """What may be done with the store; never `Mode.AUTO`."""
+        if self.instead is not None:
+            return Mode.READ
         if self.config.mode is not Mode.AUTO:
             return self.config.mode
         return Mode.READ_WRITE if self.job.may_write else Mode.READ
@@ -242,6 +249,8 @@ class Run:
     @property
     def why_not_saved(self) -> str:
         """Where a mode comes from that lets this run only read."""
+        if self.instead is not None:
+            return "--from-urls only reads"
         if self.config.mode is Mode.AUTO:
             return f"mode auto: {self.job.why}"
         return f"the mode comes from: {self.config.origins['mode']}"
@@ -274,20 +283,40 @@ class Run:
         initialise(cache)
         return cache
 
+    def near(self, default: Path | None = None, *, linked: bool = False) -> Near:
+        """The tier that the settings name, or else the *default*; see `Near` for *linked*."""
+        from ci_modelcache.cache.tier import Tier  # noqa: PLC0415  # as above
+        from ci_modelcache.verbs.near import Near  # noqa: PLC0415  # as above
+
+        folder = self.config.tier or default
+        return Near(() if folder is None else (Tier(folder),), linked=linked)
+
     def _store(self, *, create: bool) -> Store:
-        from ci_modelcache.cli.opening import open_configured, readable  # noqa: PLC0415  # as above
         from ci_modelcache.stores.empty import EmptyStore  # noqa: PLC0415  # as above
         from ci_modelcache.stores.throttled import throttled  # noqa: PLC0415  # as above
 
-        config = self.config
-        if config.mode is Mode.OFF:
+        if self.config.mode is Mode.OFF:
             return EmptyStore()
-        lenient = config.mode is not Mode.READ_WRITE and not self.job.may_write
+        store = self._configured(create=create) if self.instead is None else self.instead
+        return store if self.config.limit_rate is None else throttled(store, self.throttle, deadline=self._deadline)
+
+    def _configured(self, *, create: bool) -> Store:
+        from ci_modelcache.cli.opening import open_configured, readable, readable_in_build  # noqa: PLC0415  # as above
+        from ci_modelcache.config import Rank  # noqa: PLC0415  # as above
+        from ci_modelcache.stores.empty import EmptyStore  # noqa: PLC0415  # as above
+
+        config = self.config
+        if self._in_build and not self.may_save and config.origins["store"].rank is Rank.DEFAULT:
+            # The default is a folder that would have to be made first, in a home that would keep it, or may not be written.
+            return EmptyStore("none is named, in the build of an image")
+        lenient = config.mode is not Mode.READ_WRITE and self.job.outsiders
         role = None if config.role_to_assume is None else partial(self.upstreams.role, needed=not lenient)
         store = open_configured(config, create=create, retry=self.retry, role=role)
         if lenient:
             store = readable(store, retry=self.retry, tell=self.warn)
-        return store if config.limit_rate is None else throttled(store, self.throttle, deadline=self._deadline)
+        elif self._in_build:
+            store = readable_in_build(store, retry=self.retry)
+        return store
 
     def layout(self, ref: ModelRef, folder: Path | None) -> Layout:
         """Where *ref* goes: into *folder* itself, or for None into the Hub cache."""
@@ -295,5 +324,5 @@ class Run:
         from ci_modelcache.layouts.plain import PlainLayout  # noqa: PLC0415  # as above
 
         if folder is None:
-            return HubCacheLayout(self.config.hub_cache, ref.repo, ref.type)
+            return HubCacheLayout(self.config.hub_cache, ref.repo, ref.type, normalize_mtime=self.config.mtime)
         return PlainLayout(folder, normalize_mtime=self.config.mtime)

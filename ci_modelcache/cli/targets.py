@@ -68,9 +68,11 @@ class Target:
     selection: Selection
 
 
-def targets(asked: Asked, config: Config, *, locks: Sequence[Lock] = ()) -> tuple[Target, ...]:
+def targets(
+    asked: Asked, config: Config, *, locks: Sequence[Lock] = (), listed: Sequence[Target] = ()
+) -> tuple[Target, ...]:
     """
-    The models named on the command line, or else those of the lock, or else those of modelcache.toml.
+    The models named on the command line, or else those of the lock, or else those *listed* elsewhere, or else those of modelcache.toml.
 
     Raises `ConfigError` when that leaves none, or options that would then apply to nothing.
     """
@@ -81,6 +83,8 @@ def targets(asked: Asked, config: Config, *, locks: Sequence[Lock] = ()) -> tupl
         raise ConfigError(msg, hint=f"name one, or write them into {config.project.where}")
     for lock in locks:
         return tuple(Target(_locked_ref(model), model.asked) for model in lock.models)
+    if listed:
+        return tuple(listed)
     if not config.project.models:
         msg = f"no model is named, and {config.project.where} names none either"
         raise ConfigError(msg, hint='name one such as org/name@main, or add [[models]] repo = "org/name" to that file')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from ci_modelcache.errors import ConfigError
 from ci_modelcache.model.redact import redact
@@ -33,3 +33,8 @@ def parse_address(url: str, *, of: str, example: str, instead: str) -> tuple[Ori
         msg = f"the address of {of} has no query: {redact(urlunsplit(parts))!r:.200}"
         raise ConfigError(msg, hint=f"write it as {example}")
     return origin, f"{origin}{parts.path}".rstrip("/")
+
+
+def file_url(base: str, type: RepoType, repo: str, *, commit: str, path: str) -> str:
+    """Where a Hub whose address is *base* has the file *path* of *commit*; others may read it in a log or a Dockerfile."""
+    return f"{base}/{FOLDERS[type]}{repo}/resolve/{commit}/{quote(path)}"

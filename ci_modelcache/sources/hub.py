@@ -20,7 +20,7 @@ from ci_modelcache.errors import (
 from ci_modelcache.model.document import MAX_DOCUMENT
 from ci_modelcache.model.redact import redact
 from ci_modelcache.model.ref import RepoType
-from ci_modelcache.sources.address import FOLDERS, parse_address
+from ci_modelcache.sources.address import FOLDERS, file_url, parse_address
 from ci_modelcache.sources.answers import Asking, date_of, refusal
 from ci_modelcache.sources.bodies import BODIES, Part, check_links, pieces_of
 from ci_modelcache.sources.detours import Detours
@@ -148,7 +148,7 @@ class HubEndpoint:
             yield iter(())
             return
         asking = self._asking(ref, what, missing=FileNotFound)
-        url = f"{self._base}/{FOLDERS[ref.type]}{ref.repo}/resolve/{commit}/{quote(file.path)}"
+        url = file_url(self._base, ref.type, ref.repo, commit=commit, path=file.path)
         with ExitStack() as opened:
             try:
                 yield self._detoured(url, part, asking, opened) or self._sent(url, part, asking, commit, opened)

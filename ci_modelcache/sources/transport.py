@@ -51,7 +51,7 @@ def translating(doing: str) -> Iterator[None]:
 
 
 def _translated(error: BaseException, doing: str) -> ModelCacheError:
-    causes = _causes(error)
+    causes = causes_of(error)
     explained = _certificate(causes, doing) or _setting(error, causes, doing) or _proxy(error, causes, doing)
     if explained is not None:
         return explained
@@ -112,7 +112,7 @@ def _proxy(error: BaseException, causes: list[BaseException], doing: str) -> Mod
     return None
 
 
-def _causes(error: BaseException) -> list[BaseException]:
+def causes_of(error: BaseException) -> list[BaseException]:
     """*error* and what lies below it: urllib3 keeps that in arguments and in `reason`, Python in `__cause__`."""
     found: list[BaseException] = []
     waiting: list[object] = [error]

@@ -22,6 +22,11 @@ from ci_modelcache import errors
 from ci_modelcache.cli.command import Command, SettingOption
 from ci_modelcache.cli.main import COMMANDS, PROGRAM
 from ci_modelcache.demo.demonstrate import DemoReport
+from ci_modelcache.docker.client import BuildReport
+from ci_modelcache.docker.context import ContextReport
+from ci_modelcache.docker.image_inspect import ImagesReport
+from ci_modelcache.docker.image_verify import ImageVerifyReport
+from ci_modelcache.docker.streamed import StreamReport
 from ci_modelcache.kinds import SWITCH
 from ci_modelcache.model.digest import Digest
 from ci_modelcache.model.mirror import Mirror
@@ -38,6 +43,7 @@ from ci_modelcache.verbs.lookup import LookupReport
 from ci_modelcache.verbs.mirrors import MirrorsReport
 from ci_modelcache.verbs.mirrors_check import CheckReport
 from ci_modelcache.verbs.mirrors_figures import BenchReport
+from ci_modelcache.verbs.presign import PresignReport
 from ci_modelcache.verbs.restore import RestoreReport
 from ci_modelcache.verbs.save import SaveReport
 from ci_modelcache.verbs.verify import VerifyReport
@@ -75,10 +81,31 @@ def _markdown(docstring: str) -> str:
 # --- commands
 
 
+def names_of(table: Iterable[str], group: str = "") -> Iterator[str]:
+    """Every name of *table* by which something is called: of a group those of its commands, as ``docker build``."""
+    for name in table:
+        found = importlib.import_module(f"ci_modelcache.cli.{group}{name}").command
+        if isinstance(found, click.Group):
+            inner = found.list_commands(click.Context(found))
+            yield from (f"{name} {each}" for each in names_of(inner, f"{group}{name}_"))
+        else:
+            yield name
+
+
+NAMES = tuple(names_of(COMMANDS))
+"""Every command, by all words that it takes to call it."""
+
+
 def command_of(name: str) -> Command:
-    """The command *name*."""
-    command: Command = importlib.import_module(f"ci_modelcache.cli.{name}").command
+    """The command *name*, one of `NAMES`."""
+    command: Command = importlib.import_module(f"ci_modelcache.cli.{name.replace(' ', '_')}").command
     return command
+
+
+def called(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The name of the command that a line with these *words* after the program's name calls, and its arguments."""
+    long = " ".join(words[:2])
+    return (long, words[2:]) if long in NAMES else (words[0], words[1:])
 
 
 def _flags(option: click.Option) -> str:
@@ -97,7 +124,7 @@ def _options(command: Command) -> list[click.Option]:
 
 def _common() -> list[str]:
     """Names of the options that every command has."""
-    each = [{str(option.name) for option in _options(command_of(name))} for name in COMMANDS]
+    each = [{str(option.name) for option in _options(command_of(name))} for name in NAMES]
     return sorted(set.intersection(*each))
 
 
@@ -142,7 +169,7 @@ def _command(name: str) -> Iterator[str]:
 
 def commands() -> Iterator[str]:
     """Every command."""
-    for name in COMMANDS:
+    for name in NAMES:
         yield from _command(name)
 
 
@@ -159,6 +186,7 @@ def common_options() -> Iterator[str]:
 _CACHE = "{cache}", "~/.cache"
 _IN_WORDS = {
     "normalize": "`yes` in a container, else `no`",
+    "state": "`~/.cache/ci-modelcache`; in the build of an image see below",
     "token": "what `hf auth login` left in `$HF_TOKEN_PATH` or `~/.cache/huggingface/token`",
     "lock-file": "`modelcache.lock` beside modelcache.toml",
 }
@@ -175,7 +203,7 @@ def _users(setting: Setting) -> str:
     """Which commands have the flag of *setting*, when not all do."""
     if setting.flag is Flag.COMMON:
         return ""
-    found = [name for name in COMMANDS if any(_is_for(option, setting) for option in _options(command_of(name)))]
+    found = [name for name in NAMES if any(_is_for(option, setting) for option in _options(command_of(name)))]
     return f" ({', '.join(found)})"
 
 
@@ -235,7 +263,7 @@ def options() -> Iterator[str]:
     rows = []
     for name in OPTIONS:
         option = variable(name)
-        used = [each for each in COMMANDS if any(param.envvar == option for param in command_of(each).params)]
+        used = [each for each in NAMES if any(param.envvar == option for param in command_of(each).params)]
         words = _OPTION_WORDS.get(name, f"`--{name}`" + (", separated by white space" if name in _LISTS else ""))
         rows.append((code(option), words, ", ".join(used)))
     yield from table(("variable", "stands for", "of"), rows)
@@ -300,6 +328,13 @@ DOCUMENTS: dict[str, Shape] = {
     "warm": WarmReport,
     "save": SaveReport,
     "export": ExportReport,
+    "presign": PresignReport,
+    "docker context": ContextReport,
+    "docker context --tar": StreamReport,
+    "docker build": BuildReport,
+    "docker inspect": ImagesReport,
+    "docker verify": ImageVerifyReport,
+    "dockerfile": {"style": str, "dockerfile": str},
     "lock": LockReport,
     "lock --check": {"path": str, "matches": int},
     "ls": {"store": str, "snapshots": [StoredSnapshot]},
@@ -352,6 +387,7 @@ MEANINGS = {
     "bytes_uploaded": "bytes that the store did not have yet",
     "bytes_copied": "bytes that were copied on this machine",
     "bytes_linked": "bytes that were linked, which costs nothing",
+    "bytes_from_tier": "bytes that lay in the tier of this machine; they are among those copied or linked",
     "replaced": "files that were here with other content",
     "extra": "files at the destination that the snapshot does not have",
     "pruned": "whether `extra` was removed",
@@ -425,6 +461,9 @@ MEANINGS = {
     "config.models[].revision": "a branch, tag, commit or range",
     "demo.steps[].what": "what was restored, and where to",
     "demo.steps[].result": "`local`, `hit` or `miss`",
+    "docker context.snapshots": "one for each model, in the order asked for, as in [restore](#json-restore)",
+    "dockerfile.style": "`run`, `copy` or `add`",
+    "dockerfile.dockerfile": "the text",
     "verify.problems[].what": "a path, or `manifest`",
 }
 """What a field means that has no docstring of its own: by document and path, by path, or by name."""

@@ -70,11 +70,13 @@ class _Data:
     def _at(self, path: str) -> Path | zipfile.Path:
         return self._root / path.removeprefix(self._inside) if path.startswith(self._inside) else Path(path)
 
+    # In a home folder that belongs to somebody else, as is usual in containers, nothing is there for `os.path`; for a Path that is an error.
+
     def _is_file(self, path: str) -> bool:
-        return self._at(path).is_file()
+        return self._at(path).is_file() if path.startswith(self._inside) else os.path.isfile(path)  # noqa: PTH113  # as above
 
     def _is_dir(self, path: str) -> bool:
-        return self._at(path).is_dir()
+        return self._at(path).is_dir() if path.startswith(self._inside) else os.path.isdir(path)  # noqa: PTH112  # as above
 
     def _names(self, path: str) -> list[str]:
         return [each.name for each in self._at(path).iterdir()]
