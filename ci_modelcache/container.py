@@ -10,6 +10,7 @@ CACHE_MOUNT = Path("/var/cache/ci-modelcache")
 
 _BUILDKIT = "buildkitsandbox"
 _ENVIRON = Path("run/.containerenv")
+_MOUNTS = Path("/proc/self/mountinfo")
 
 
 def in_build(*, root: Path = Path("/"), host: str | None = None) -> bool:
@@ -39,4 +40,13 @@ def in_container(*, root: Path = Path("/"), host: str | None = None) -> bool:
 
 def mounted_tier(folder: Path = CACHE_MOUNT) -> Path | None:
     """*folder*, where the cache mount of a build belongs, if it is a mount that this user may write; None where there is none."""
-    return folder if folder.is_mount() and os.access(folder, os.W_OK | os.X_OK) else None
+    return folder if os.access(folder, os.W_OK | os.X_OK) and _is_mounted(folder) else None
+
+
+def _is_mounted(folder: Path) -> bool:
+    """Whether something is mounted at *folder*; the system's list (proc(5)) also has what buildah mounts from one place of a disk to another."""
+    try:
+        mounts = _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return folder.is_mount()
+    return str(folder.resolve()) in {mount.split(" ")[4] for mount in mounts}

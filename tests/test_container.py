@@ -69,6 +69,18 @@ def test_a_mount_is_a_tier_for_whoever_may_write_it(tmpfs: Path) -> None:
     assert mounted_tier(tmpfs) is None
 
 
+def test_a_folder_of_the_same_disk_that_is_mounted_is_a_tier_too(tmp_path: Path) -> None:
+    """As buildah mounts its caches: by device and inode it looks like any folder."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "there").mkdir()
+    subprocess.run(["mount", "--bind", tmp_path / "cache", tmp_path / "there"], check=True)
+    try:
+        assert mounted_tier(tmp_path / "there") == tmp_path / "there"
+        assert mounted_tier(tmp_path / "cache") is None
+    finally:
+        subprocess.run(["umount", tmp_path / "there"], check=True)
+
+
 @pytest.mark.parametrize("built", [True, False])
 def test_in_a_build_python_writes_no_bytecode(monkeypatch: pytest.MonkeyPatch, *, built: bool) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", False)

@@ -78,8 +78,7 @@ def test_with_every_upstream_dead_a_build_fails_within_the_deadline_with_the_rea
 
     assert done.code != 0
     assert re.search(r"exit code: 15\b", done.output), done
-    *_, (_, reason), (seconds, hint) = printed_by_step(done.output)
-    # As after every failure: the reason, what to do, and nothing else.
+    *_, (_, hint), (seconds, reason) = printed_by_step(done.output)
     assert reason.startswith("error: the deadline of 20s passed while restoring acme/tiny; where the time went: ")
     assert f"127.0.0.1:{nobody} (unavailable)" in reason
     assert hint.startswith("  hint: ")

@@ -57,12 +57,12 @@ def generated(project: Project) -> str:
 
 
 def check_refused(done: Done) -> None:
-    """The build failed as the step did, with 12, and its last words say how to give what is missing."""
+    """The build failed as the step did, with 12, and what it says last is how to give what is missing, and why."""
     assert done.code != 0
     assert re.search(r"(exit code: |exit status )12\b", done.output), done
-    assert "error: " in done.output
-    assert "--secret id=aws,src=" in done.output
-    assert "--mount=type=secret,id=aws" in done.output.rpartition("error: ")[2]
+    (hint,) = set(re.findall(r"hint: (.+)\n[^\n]*\berror: .+ no credentials were found", done.output))
+    assert "--secret id=aws,src=" in hint
+    assert "--mount=type=secret,id=aws" in hint
 
 
 def test_without_the_secret_the_step_ends_with_12_and_says_how_to_give_it(builder: Builder, project: Project) -> None:

@@ -29,6 +29,8 @@ HEADS = (
 )
 _FIGURES = ("received", "sent", "engine", "client", "image")
 
+_LAYERS = {"yes": "the same layer each time", "no": "another layer each time", "-": "one run"}
+
 LEGEND = (
     "seconds: from the first command to the finished image; the median of the runs, which were taken in turns, each after everything had been cleaned.",
     "from the store or Hub, to the engine: bytes on the wire, as multiples of the model. A warm cache mount was filled before the clock started.",
@@ -93,7 +95,7 @@ def picture(results: Sequence[tuple[Way, Sequence[Run]]], size: int, *, machine:
         Bar(
             way.says,
             ((Spread.of(run.seconds for run in runs).median, PALETTE[0] if way.ours else GREY),),
-            row[1].replace(" (", " s  (") if " (" in row[1] else f"{row[1]} s",
+            f"{row[1]} s, {_LAYERS[row[-1]]}",
         )
         for (way, runs), row in zip(results, rows(results, size), strict=True)
     ]
@@ -130,10 +132,7 @@ def picture(results: Sequence[tuple[Way, Sequence[Run]]], size: int, *, machine:
         Picture(
             "A model into an image",
             f"{size / MB:.0f} MB in 7 files; {machine['processor']}, {machine['cores']} cores, {machine['engine']}",
-            tuple(
-                ({"yes": "the same", "no": "another"}.get(same_layer(runs), "-"), f"layer each time: {way.name}")
-                for way, runs in results
-            ),
+            (),
             (
                 panel("Seconds", "median (least-most); grey: not ci-modelcache", times, columns=12),
                 panel(

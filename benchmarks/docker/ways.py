@@ -100,9 +100,9 @@ def _copy(world: World, image: str) -> None:
 
 
 WAYS = (
-    Way("run", "RUN restore in a stage, nothing cached", _restore, _run_style),
-    Way("direct", "RUN restore in the final stage, nothing cached", _direct),
-    Way("tier", "RUN restore in a stage, the cache mount has it", _restore, _restored_before),
+    Way("run", "RUN restore in a stage", _restore, _run_style),
+    Way("direct", "RUN restore in the final stage", _direct),
+    Way("tier", "RUN restore in a stage, cache mount filled", _restore, _restored_before),
     Way("stream", "docker context --tar - | docker build -", _stream, _copy_style),
     Way("context", "docker context, then COPY", _folder, _copy_style),
     Way("again", "docker context again, then COPY", _folder, _folder_again),

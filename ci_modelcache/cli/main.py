@@ -185,7 +185,11 @@ class _Failure:
         )
 
     def _tell(self, kind: str, message: str, hint: str | None, exit_code: int) -> int:
-        self._print(f"error: {message}" + (f"\n  hint: {hint}" if hint else ""))
+        reason, *notes = message.split("\n")
+        more = [*notes, *([f"  hint: {hint}"] if hint else [])]
+        # Of a step that failed builders show the end, some of them a single line.
+        lines = [*more, f"error: {reason}"] if in_build() else [f"error: {reason}", *more]
+        self._print("\n".join(lines))
         if self._as_json:
             # Redacted before it is quoted: afterwards a quote could be taken for a part of a secret.
             message, hint = self._redacted(message), hint and self._redacted(hint)
