@@ -691,9 +691,10 @@ def test_a_server_that_is_paused_and_then_stopped_is_unavailable_within_the_dead
     own_server.process.send_signal(signal.SIGSTOP)
     began = time.monotonic()
     with pytest.raises((Unavailable, DeadlineExceeded)) as caught:
-        open_at(own_server.endpoint, retry=patient(seconds=4)).stat("key")
-    assert time.monotonic() - began < 20
-    assert any(words in caught.value.message for words in ("silent", "timed out", "deadline of 4s passed"))
+        # Time enough for one silence to be noticed, on a busy machine too.
+        open_at(own_server.endpoint, retry=patient(seconds=10)).stat("key")
+    assert time.monotonic() - began < 30
+    assert "silent" in caught.value.message or "timed out" in caught.value.message
     own_server.stop()
     with pytest.raises(Unavailable, match="no connection"):
         open_at(own_server.endpoint).stat("key")
