@@ -28,7 +28,6 @@ from tests.parts.golden import GOLDEN
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.parts.verbs import Bench
 
 HEX = "0123456789abcdef"
 
@@ -56,12 +55,11 @@ def test_an_image_may_have_no_models() -> None:
     assert (label_of([]), models_in("[]")) == ("[]", ())
 
 
-def test_a_model_that_was_restored_has_the_same_label_as_the_locked_one(bench: Bench) -> None:
-    report = bench.restore("acme/tiny@main")
-    model = ImageModel.of_report(report, root="/models/")
-    assert (model.ref, model.commit, model.selection) == (report.ref, report.commit, "all")
-    assert (model.manifest.hex, model.digest.hex) == (report.manifest, report.digest)
-    assert (model.path, model.root, model.layout) == ("/models/acme/tiny", "/models/acme/tiny", ImageLayout.PLAIN)
+def test_a_model_without_a_lock_has_the_same_label_as_the_locked_one() -> None:
+    (locked, _) = Lock.from_toml((GOLDEN / "modelcache.lock").read_text(), where="modelcache.lock").models
+    model = ImageModel.of(locked.to_manifest(), revision=locked.revision, root="/models/")
+    assert model == golden_models()[0]
+    assert model.path == model.root == "/models/org/name"
 
 
 def test_in_a_hub_cache_the_path_is_what_a_program_opens_and_the_root_what_holds_it_all() -> None:

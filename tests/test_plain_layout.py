@@ -15,7 +15,6 @@ from ci_modelcache.errors import AccessDenied, ConfigError, IntegrityError, Unsa
 from ci_modelcache.layouts.inside import inside
 from ci_modelcache.layouts.plain import PlainLayout
 from ci_modelcache.model.ref import ModelRef
-from ci_modelcache.transfer.receipts import Receipts, check_file
 from tests.parts.snapshots import COMMIT, CONTENTS, REPO, entry, fill, manifest_of
 from tests.parts.users import unprivileged
 
@@ -114,19 +113,6 @@ def test_normalised_times_are_the_same_everywhere(root: Path) -> None:
     (root / "onnx/stale.bin").write_bytes(b"old")
     layout.prune(layout.extra(manifest_of()))
     assert {path.stat().st_mtime for path in (root, *root.rglob("*"))} == {EPOCH}
-
-
-def test_normalising_keeps_the_receipts(root: Path, tmp_path: Path) -> None:
-    """Otherwise every second restore into a build context would hash everything."""
-    receipts = Receipts(tmp_path / "receipts.sqlite")
-    layout = PlainLayout(root, normalize_mtime=EPOCH)
-    fill(layout, manifest_of())
-    for file in manifest_of().files:
-        receipts.remember(layout.content(file), file.sha256)
-    layout.publish(manifest_of(), MAIN, full=True, receipts=receipts)
-    states = {check_file(layout.content(file), file.expected, receipts).status for file in manifest_of().files}
-    assert states == {"proven"}
-    receipts.close()
 
 
 def test_other_names_of_a_file_keep_their_mode_and_time(published: PlainLayout, root: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ci_modelcache.cli.targets import Asked, locks, naming_file, targets
 from ci_modelcache.config import environment
 from ci_modelcache.docker.client import BuildReport, Client, ContextRefused, Order
 from ci_modelcache.docker.dockerfile import check_folder
-from ci_modelcache.docker.labels import LABEL, ImageLayout, ImageModel, label_of, snapshot_folder
+from ci_modelcache.docker.labels import LABEL, ImageLayout, ImageModel, label_of
 from ci_modelcache.docker.streamed import check_dockerfile
 from ci_modelcache.settings import variable
 
@@ -116,20 +116,8 @@ def _say(text: bytes) -> None:
 
 
 def _described(model: PlacedModel, held: Sequence[Lock], *, root: str, layout: ImageLayout) -> ImageModel:
-    """What the label says of *model*: as the lock has it, where one counts."""
+    """What the label says of *model*: the revision as the lock has it, where one counts."""
     ref, manifest = model.ref, model.manifest
-    for lock in held:
-        for locked in lock.models:
-            if locked.manifest == manifest.digest and ref.revision in {locked.revision, locked.commit}:
-                return ImageModel.of_locked(locked, root=root, layout=layout)
-    return ImageModel(
-        repo=ref.repo,
-        type=ref.type,
-        revision=ref.revision,
-        commit=manifest.commit,
-        selection=manifest.selection,
-        manifest=manifest.digest,
-        digest=manifest.set_digest,
-        path=snapshot_folder(ref.repo, ref.type, manifest.commit, root=root, layout=layout),
-        layout=layout,
-    )
+    locked = (one for lock in held for one in lock.models if one.manifest == manifest.digest)
+    names = (one.revision for one in locked if ref.revision in {one.revision, one.commit})
+    return ImageModel.of(manifest, revision=next(names, ref.revision), root=root, layout=layout)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ci_modelcache.model.lock import LockedModel
-    from ci_modelcache.verbs.restore import RestoreReport
+    from ci_modelcache.model.manifest import Manifest
 
 LABEL = "io.ci-modelcache.models"
 MAX_LABEL = 120_000
@@ -116,35 +116,24 @@ class ImageModel:
         return f"{kind}{self.repo}@{self.revision}"
 
     @classmethod
-    def of_locked(cls, model: LockedModel, *, root: str, layout: ImageLayout = ImageLayout.PLAIN) -> ImageModel:
-        """What the label says of *model*, when the models of an image lie below its folder *root*."""
+    def of(cls, manifest: Manifest, *, revision: str, root: str, layout: ImageLayout = ImageLayout.PLAIN) -> ImageModel:
+        """What the label says of the model of *manifest*, asked for as *revision*, when the models of an image lie below its folder *root*."""
         return cls(
-            repo=model.repo,
-            type=model.type,
-            revision=model.revision,
-            commit=model.commit,
-            selection=model.selection,
-            manifest=model.manifest,
-            digest=model.digest,
-            path=snapshot_folder(model.repo, model.type, model.commit, root=root, layout=layout),
+            repo=manifest.repo,
+            type=manifest.type,
+            revision=revision,
+            commit=manifest.commit,
+            selection=manifest.selection,
+            manifest=manifest.digest,
+            digest=manifest.set_digest,
+            path=snapshot_folder(manifest.repo, manifest.type, manifest.commit, root=root, layout=layout),
             layout=layout,
         )
 
     @classmethod
-    def of_report(cls, report: RestoreReport, *, root: str, layout: ImageLayout = ImageLayout.PLAIN) -> ImageModel:
-        """What the label says of a model that was restored, when the models of an image lie below its folder *root*."""
-        ref = ModelRef.parse(report.ref)
-        return cls(
-            repo=ref.repo,
-            type=ref.type,
-            revision=ref.revision,
-            commit=report.commit,
-            selection=report.selection,
-            manifest=Digest(report.manifest),
-            digest=Digest(report.digest),
-            path=snapshot_folder(ref.repo, ref.type, report.commit, root=root, layout=layout),
-            layout=layout,
-        )
+    def of_locked(cls, model: LockedModel, *, root: str, layout: ImageLayout = ImageLayout.PLAIN) -> ImageModel:
+        """The same of a *model* of a lock."""
+        return cls.of(model.to_manifest(), revision=model.revision, root=root, layout=layout)
 
 
 def label_of(models: Iterable[ImageModel]) -> str:
