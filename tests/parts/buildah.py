@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import uuid
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from attrs import frozen
 
-from tests.parts.engine import NO_PYTHON, PYTHON, Done, Engine, run_builder, words
-from tests.parts.images import Layer, Saved, read_saved
+from tests.parts.engine import NO_PYTHON, PYTHON, Done, Engine, run_builder, saving, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
+
+    from tests.parts.images import Layer, Saved
 
 
 @frozen
 class Buildah:
-    """buildah with all that it keeps below *folder*. Each layer is a copy there of all below it: remove what is large."""
+    """buildah with all that it keeps below *folder*, in overlays as the engine has them: with vfs each layer would copy all below it."""
 
     folder: Path
 
     def buildah(self, *arguments: str | Path) -> Done:
         """Any command."""
-        stores = ["--storage-driver=vfs", f"--root={self.folder}/root", f"--runroot={self.folder}/run"]
+        stores = ["--storage-driver=overlay", f"--root={self.folder}/root", f"--runroot={self.folder}/run"]
         temporary = self.folder / "tmp"
         temporary.mkdir(exist_ok=True)
         environ = {
@@ -59,14 +59,9 @@ class Buildah:
         options += [f"--layers={str(layers).lower()}", "--network=host"]
         return self.buildah("build", *options, *arguments, context)
 
-    @contextmanager
-    def saved(self, image: str) -> Iterator[Saved]:
+    def saved(self, image: str) -> AbstractContextManager[Saved]:
         """The image as a whole while the block runs."""
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            path = Path(folder) / "image.tar"
-            done = self.buildah("push", image, f"docker-archive:{path}")
-            assert done.code == 0, done
-            yield read_saved(path)
+        return saving(self.folder, lambda path: self.buildah("push", image, f"docker-archive:{path}"))
 
     def layers(self, image: str) -> tuple[Layer, ...]:
         """All its layers, from the base on."""

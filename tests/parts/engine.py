@@ -25,7 +25,8 @@ from tests.parts.documents import ROOT
 from tests.parts.images import Layer, Saved, read_saved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
 PYTHON = "ci-modelcache-test/python:local"
 """Debian with Python 3.11, as ``python:slim`` is."""
@@ -122,14 +123,9 @@ class Engine:
         options += [f"--env={name}={value}" for name, value in (env or {}).items()]
         return self.docker("run", *options, image, *argv)
 
-    @contextmanager
-    def saved(self, image: str) -> Iterator[Saved]:
+    def saved(self, image: str) -> AbstractContextManager[Saved]:
         """The image as a whole while the block runs."""
-        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            path = Path(folder) / "image.tar"
-            done = self.docker("save", "--output", path, image)
-            assert done.code == 0, done
-            yield read_saved(path)
+        return saving(self.scratch, lambda path: self.docker("save", "--output", path, image))
 
     def layers(self, image: str) -> tuple[Layer, ...]:
         """All its layers, from the base on."""
@@ -144,6 +140,16 @@ class Engine:
         """Remove what was built."""
         for image in self._images:
             self.remove(image)
+
+
+@contextmanager
+def saving(scratch: Path, save: Callable[[Path], Done]) -> Iterator[Saved]:
+    """What *save* writes to the path that it is given, below *scratch*, while the block runs."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        path = Path(folder) / "image.tar"
+        done = save(path)
+        assert done.code == 0, done
+        yield read_saved(path)
 
 
 def words(*, tag: str, dockerfile: Path | None, secrets: Mapping[str, Path] | None, no_cache: bool) -> list[str]:
