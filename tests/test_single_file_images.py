@@ -83,7 +83,7 @@ def test_a_step_leaves_what_it_restored_and_nothing_else(builder: Builder, singl
     builder.remove(image)
     (prepared,) = [index for index, layer in enumerate(layers) if "prepared" in layer.members]
     left = {path for layer in layers[prepared + 1 :] for path in layer.members}
-    # Old engines note in /etc, with its time, that they mounted something there.
-    assert left - {"etc"} == {"models"} | {
+    # Builders note in these, with their time, that they mounted something there: Docker 20.10 in one, Buildah 1.28 in the other.
+    assert left - {"etc", "run"} == {"models"} | {
         path for name in STEPS for path in (f"models/{name}", f"models/{name}/config.json")
     }
