@@ -25,9 +25,17 @@ HEADS = "heads/v1/"
 ANSWERS = "answers/v1/"
 LEASES = "leases/v1/"
 INTENTS = "intents/"
+PINS = "pins/v1/"
+TRASH = "trash/v1/"
+ACCESS = "access/v1/"
 COLLECTIONS = "gc/"
 CONDEMNED = "/condemned.json"
 """How the key of a condemned list ends; it lies below `COLLECTIONS`."""
+CLOSED = "/closed.json"
+"""How the key ends that says what became of the condemned list beside it."""
+COLLECTING = "leases/v1/gc.json"
+"""The lease of a collection, which keeps two from doing the same work; nothing relies on it."""
+SCRUBBED = "scrub/v1/cursor.json"
 
 _PLAIN = frozenset(string.ascii_letters + string.digits + ".-")
 _NO_ORG = "-"  # repository names never begin with a dash, so this is nobody's organisation
@@ -116,6 +124,36 @@ def ref(snapshot: SnapshotId) -> str:
 def lease(snapshot: SnapshotId) -> str:
     """The key under which the one who fetches a snapshot says so."""
     return f"{LEASES}{ref(snapshot).removeprefix(REFS)}"
+
+
+def pin(snapshot: SnapshotId) -> str:
+    """The key that says that a snapshot is to stay."""
+    return f"{PINS}{ref(snapshot).removeprefix(REFS)}"
+
+
+def trash(snapshot: SnapshotId) -> str:
+    """The key under which the ref of a dropped snapshot lies until it is forgotten."""
+    return f"{TRASH}{ref(snapshot).removeprefix(REFS)}"
+
+
+def accesses(snapshot: SnapshotId) -> str:
+    """The prefix of all that says on which days a snapshot was restored."""
+    return f"{ACCESS}{ref(snapshot).removeprefix(REFS).removesuffix('.json')}/"
+
+
+def access(snapshot: SnapshotId, day: str) -> str:
+    """The key that says that a snapshot was restored on *day*, ``YYYY-MM-DD`` of UTC."""
+    return f"{accesses(snapshot)}{day}"
+
+
+def condemned(run: str) -> str:
+    """The key of the condemned list of a collection, whose name *run* is a ULID."""
+    return f"{COLLECTIONS}{run}{CONDEMNED}"
+
+
+def closed(run: str) -> str:
+    """The key that says what became of that list."""
+    return f"{COLLECTIONS}{run}{CLOSED}"
 
 
 def head(host: str, type: RepoType, repo: str, revision: str) -> str:  # as above

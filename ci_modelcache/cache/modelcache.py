@@ -159,7 +159,7 @@ class ModelCache:
         """What the branch or tag of *ref* meant when last seen; raises `SnapshotNotFound`."""
         key = keys.head(host, ref.type, ref.repo, ref.revision)
         try:
-            record = self._record(key, HeadRecord)
+            record = self.record(key, HeadRecord)
         except ObjectNotFound as error:
             msg = f"{self.url} does not know {ref}"
             raise SnapshotNotFound(msg) from error
@@ -189,7 +189,7 @@ class ModelCache:
     def ref(self, snapshot: SnapshotId) -> RefRecord:
         """The ref of *snapshot*; raises `SnapshotNotFound`."""
         try:
-            return self._record(keys.ref(snapshot), RefRecord)
+            return self.record(keys.ref(snapshot), RefRecord)
         except ObjectNotFound as error:
             msg = f"{self.url} does not hold {snapshot}"
             raise SnapshotNotFound(msg) from error
@@ -270,7 +270,7 @@ class ModelCache:
 
     def _snapshot_named(self, ref_key: str) -> SnapshotId:
         """The snapshot behind a key that has only the hash of a long name: its manifest tells."""
-        snapshot = self.manifest_named(self._record(ref_key, RefRecord).manifest).id
+        snapshot = self.manifest_named(self.record(ref_key, RefRecord).manifest).id
         if keys.ref(snapshot) != ref_key:
             msg = f"{ref_key} leads to the manifest of {snapshot}"
             raise ManifestInvalid(msg)
@@ -290,7 +290,7 @@ class ModelCache:
         revisions: dict[str, list[str]] = {}
         for info in self.store.scan(keys.HEADS + keys.repository(host, type, repo)):
             try:
-                record = self._record(info.key, HeadRecord)
+                record = self.record(info.key, HeadRecord)
             except (IntegrityError, ObjectNotFound) as error:
                 _log.warning("%s/%s cannot be read as a head: %s", self.url, info.key, error)
                 continue
@@ -312,7 +312,7 @@ class ModelCache:
             if info.key.endswith(keys.CONDEMNED):
                 # One that vanished after the listing was of a collection that ended: no delete of its names is to come.
                 with suppress(ObjectNotFound):
-                    condemned.update(self._record(info.key, CondemnedRecord).keys)
+                    condemned.update(self.record(info.key, CondemnedRecord).keys)
         return frozenset(condemned)
 
     # --- documents: objects small enough to be in memory
@@ -322,7 +322,7 @@ class ModelCache:
         self.check_format()
         return self._unchecked_document(key)
 
-    def _record(self, key: str, kind: type[T]) -> T:
+    def record(self, key: str, kind: type[T]) -> T:
         """The document *key* as a *kind*; one that cannot be read is asked for twice, for it may have been cut short."""
         self.check_format()  # first: its verdict is about the store, and asking again for *key* would not change it
         where = f"{self.url}/{key}"

@@ -1,4 +1,4 @@
-"""The only module that knows the small mutable documents of format 1: marker, ref, head, answer, lease, intent, condemned list."""
+"""The only module that knows the small documents of format 1: marker, ref, pin, head, answer, lease, intent, condemned list and what became of it, scrub."""
 
 from __future__ import annotations
 
@@ -108,3 +108,28 @@ class CondemnedRecord:
     """An immutable list of the exact keys that a collection is going to delete."""
 
     keys: tuple[str, ...]
+
+
+@frozen
+class ClosedRecord:
+    """What became of a condemned list: *deleted* keys are not to be used again, *spared* ones are as if they had never been on it."""
+
+    deleted: tuple[str, ...]
+    spared: tuple[str, ...]
+
+
+@frozen
+class PinRecord:
+    """Somebody wants the snapshot of *manifest* to stay, since *pinned_at* (epoch seconds), for a *reason* that people read."""
+
+    manifest: Digest
+    pinned_at: int
+    reason: str
+
+
+@frozen
+class ScrubRecord:
+    """How far the reading of samples has come: the next one begins with the first digest of *following* or after it, in round *number*."""
+
+    following: str
+    number: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import keyword
 from typing import TYPE_CHECKING, ClassVar
 
 import click
@@ -14,8 +15,15 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 
+def command_in(module: str) -> click.Command:
+    """The command of *module*, which is imported; where its last word is one of Python's own, an underscore follows: ``import_``."""
+    name = f"{module}_" if keyword.iskeyword(module.rpartition(".")[2]) else module
+    command: click.Command = importlib.import_module(name).command
+    return command
+
+
 class Group(click.Group):
-    """The commands of *table*, by name and summary; that of the name x is ``command`` in the module *prefix* + x."""
+    """The commands of *table*, by name and summary; that of the name x is `command_in` the module *prefix* + x."""
 
     table: ClassVar[Mapping[str, str]]
     prefix: ClassVar[str]
@@ -26,9 +34,7 @@ class Group(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
         if cmd_name not in self.table:
             return None
-        module = importlib.import_module(f"{self.prefix}{cmd_name}")
-        command: click.Command = module.command
-        return command
+        return command_in(f"{self.prefix}{cmd_name}")
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

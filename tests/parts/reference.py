@@ -8,7 +8,6 @@ The prose between them is written by hand; ``.venv/bin/python -m tests.parts.ref
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
 import re
 import types
@@ -20,6 +19,7 @@ import click
 
 from ci_modelcache import errors
 from ci_modelcache.cli.command import Command, SettingOption
+from ci_modelcache.cli.groups import command_in
 from ci_modelcache.cli.main import COMMANDS, PROGRAM
 from ci_modelcache.demo.demonstrate import DemoReport
 from ci_modelcache.docker.client import BuildReport
@@ -84,7 +84,7 @@ def _markdown(docstring: str) -> str:
 def names_of(table: Iterable[str], group: str = "") -> Iterator[str]:
     """Every name of *table* by which something is called: of a group those of its commands, as ``docker build``."""
     for name in table:
-        found = importlib.import_module(f"ci_modelcache.cli.{group}{name}").command
+        found = command_in(f"ci_modelcache.cli.{group}{name}")
         if isinstance(found, click.Group):
             inner = found.list_commands(click.Context(found))
             yield from (f"{name} {each}" for each in names_of(inner, f"{group}{name}_"))
@@ -98,7 +98,8 @@ NAMES = tuple(names_of(COMMANDS))
 
 def command_of(name: str) -> Command:
     """The command *name*, one of `NAMES`."""
-    command: Command = importlib.import_module(f"ci_modelcache.cli.{name.replace(' ', '_')}").command
+    command = command_in(f"ci_modelcache.cli.{name.replace(' ', '_')}")
+    assert isinstance(command, Command)
     return command
 
 
