@@ -24,6 +24,7 @@ pytest_plugins = [
     "tests.parts.disks",
     "tests.parts.hub_clients",
     "tests.parts.servers",
+    "tests.parts.faults",
     "tests.parts.hub",
     "tests.parts.verbs",
     "tests.parts.upstreams",

@@ -31,7 +31,7 @@ from ci_modelcache.transfer.deadline import Deadline
 from ci_modelcache.verbs import presign as verb
 from tests.parts.cached import BLOBS, MANIFEST, SNAPSHOT, cache_in, publish
 from tests.parts.documents import ROOT, blocks, rows
-from tests.parts.faults import Fault, Relay, relaying
+from tests.parts.faults import Fault, Relay
 from tests.parts.messages import messages
 from tests.parts.servers import ADMIN, BUCKET, READER, REGION, S3Server
 from tests.parts.stores import MemoryStore
@@ -39,8 +39,6 @@ from tests.parts.urls import GOLDEN, secrets_of
 from tests.parts.verbs import files_in, write_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ci_modelcache.cache.modelcache import ModelCache
     from ci_modelcache.model.digest import Digest
     from ci_modelcache.stores.protocol import Store
@@ -133,12 +131,6 @@ def filled(seaweedfs_server: S3Server, tmp_path_factory: pytest.TempPathFactory)
         code, _, err = shell.apart(f"save {write_files(folder / name[4:-3], files)} {name}")
         assert code == 0, err
     return store
-
-
-@pytest.fixture
-def relay(seaweedfs_server: S3Server) -> Iterator[Relay]:
-    with relaying(seaweedfs_server.port) as relay:
-        yield relay
 
 
 @pytest.fixture

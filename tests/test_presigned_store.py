@@ -59,12 +59,6 @@ def opened(endpoint: str, *, prefix: str | None = None, ca_bundle: str | None = 
 
 
 @pytest.fixture
-def relay(seaweedfs_server: S3Server) -> Iterator[Relay]:
-    with relaying(seaweedfs_server.port) as relay:
-        yield relay
-
-
-@pytest.fixture
 def signer(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> S3Store:
     """The real store, with `OBJECTS` and ``b``, which is in no list; seen through the relay."""
     login(monkeypatch)

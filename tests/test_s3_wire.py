@@ -35,7 +35,7 @@ from ci_modelcache.transfer.deadline import Deadline
 from ci_modelcache.transfer.retry import RetryPolicy
 from ci_modelcache.transfer.streams import read_through
 from tests.contracts.store import MIB, breaking, content, get, keys, put
-from tests.parts.faults import Fault, Relay, relaying
+from tests.parts.faults import Fault, Relay
 from tests.parts.servers import ADMIN, BUCKET, READER, REGION, free_ports, login, rclone
 
 if TYPE_CHECKING:
@@ -72,12 +72,6 @@ def open_at(
 @pytest.fixture
 def _admin(monkeypatch: pytest.MonkeyPatch) -> None:
     login(monkeypatch)
-
-
-@pytest.fixture
-def relay(seaweedfs_server: S3Server) -> Iterator[Relay]:
-    with relaying(seaweedfs_server.port) as relay:
-        yield relay
 
 
 @pytest.fixture

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import socket
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from benchmarks.apart import Apart
+
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-    from types import TracebackType
 
 _PIECE = 1 << 20
 
@@ -29,26 +29,12 @@ class Carried:
     connections: int
 
 
-class CountingRelay:
+class CountingRelay(Apart):
     """Carries whatever comes at *listen* on to *target*, both ways; it costs a copy of each byte."""
 
     def __init__(self, target: Address, listen: Address = ("127.0.0.1", 0)) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, target, listen), daemon=True)
-        self._process.start()
-        theirs.close()
-        self.address: Address = self._pipe.recv()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
-        self._pipe.close()
-        self._process.kill()
-        self._process.join()
+        super().__init__(_serve, target, listen)
+        self.address: Address = self.at
 
     @property
     def port(self) -> int:
@@ -56,19 +42,11 @@ class CountingRelay:
         assert not isinstance(self.address, str)  # noqa: S101  # who asks knows
         return self.address[1]
 
-    def begin(self) -> None:
-        """Count from here."""
-        self._ask("begin")
-
     @property
     def carried(self) -> Carried:
-        """What was carried since then."""
-        told: Carried = self._ask("carried")
+        """What was carried since `begin`."""
+        told: Carried = self.ask("carried")
         return told
-
-    def _ask(self, what: str) -> Any:  # noqa: ANN401  # what the other process sends
-        self._pipe.send(what)
-        return self._pipe.recv()
 
 
 class _Counts:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 from attrs import define, evolve, field, frozen
 
+from benchmarks.apart import Apart
 from ci_modelcache.demo.exchange import Fault
 from ci_modelcache.demo.faults import Spoiling
 from ci_modelcache.demo.hub import LoopbackHub
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
     from pathlib import Path
-    from types import TracebackType
 
     from ci_modelcache.demo.exchange import Reply, Request
 
@@ -40,39 +39,18 @@ class Tally:
     """When the last byte of a file was handed to the network."""
 
 
-class FarHub:
+class FarHub(Apart):
     """A `LoopbackHub` in another process that serves the files of *folder* as `REPO`, and goes wrong by *plan*."""
 
     def __init__(self, folder: Path, plan: Plan, *, watched_after: int = 0) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, folder, plan, watched_after), daemon=True)
-        self._process.start()
-        theirs.close()
-        self.url: str = self._pipe.recv()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
-        self._pipe.close()
-        self._process.join()
-
-    def begin(self) -> None:
-        """Count from here, with a plan of which nothing has happened yet."""
-        self._ask("begin")
+        super().__init__(_serve, folder, plan, watched_after)
+        self.url: str = self.at
 
     @property
     def tally(self) -> Tally:
-        """What it did since then."""
-        told: Tally = self._ask("tally")
+        """What it did since `begin`, which also makes its plan anew: nothing of it has happened then."""
+        told: Tally = self.ask("tally")
         return told
-
-    def _ask(self, what: str) -> Any:  # noqa: ANN401  # what the other process sends
-        self._pipe.send(what)
-        return self._pipe.recv()
 
 
 @define(eq=False)

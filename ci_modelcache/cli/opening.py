@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_LEND = "give the build credentials: --secret id=aws,src=$HOME/.aws/credentials, and in the Dockerfile RUN --mount=type=secret,id=aws,target=/root/.aws/credentials"
+_LEND = "give the build credentials: --secret id=aws,src=$HOME/.aws/credentials, and in the Dockerfile RUN --mount=type=secret,id=aws,target=/root/.aws/credentials, or the target of its AWS_SHARED_CREDENTIALS_FILE"
 
 
 def open_configured(

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_KEPT_IN_BUILD = "files that came whole are in the cache mount, if the step has one"
+
 
 class Run:
     """One *command* at work. The deadline of *config* begins now; everything else is made, and imported, when asked for."""
@@ -70,7 +72,8 @@ class Run:
         self.as_json = as_json
         self._quiet = verbosity < 0
         self._command = command
-        self._deadline = Deadline(config.deadline, account=self._account)
+        kept = {"kept": _KEPT_IN_BUILD} if in_build else {}
+        self._deadline = Deadline(config.deadline, account=self._account, **kept)
         self.forced = False
         """Whether nothing that is remembered of upstream counts; to be set before `upstream` is made."""
         self.trusting = False

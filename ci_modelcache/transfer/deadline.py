@@ -53,7 +53,8 @@ class Deadline:
     The end of a step's time budget, on the monotonic clock; *seconds* None means that there is none.
 
     Everything that waits asks `remaining` first, and calls `check` between two pieces of work. *account* says where the time
-    went, in words (`transfer.ledger`), or nothing; its errors repeat it. *named*: what its errors call it, such as ``the window ...``.
+    went, in words (`transfer.ledger`), or nothing; its errors repeat it. *named*: what its errors call it, such as ``the window ...``;
+    *kept*: what they say that the next run begins with.
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class Deadline:
         clock: Callable[[], float] = time.monotonic,
         account: Callable[[], str] = str,
         named: str = "",
+        kept: str = "what was received is kept",
     ) -> None:
         self.seconds = seconds
         self._named = named
+        self._kept = kept
         self._account = account
         self._clock = clock
         self._end = math.inf if seconds is None else clock() + seconds + late
@@ -83,7 +86,9 @@ class Deadline:
         """What is left and *late* seconds more, for who watches others that keep to this one and tell more than it can."""
         left = self.remaining()
         late = left + late - (self.seconds or 0)
-        return Deadline(self.seconds, late=late, clock=self._clock, account=self._account, named=self._named)
+        return Deadline(
+            self.seconds, late=late, clock=self._clock, account=self._account, named=self._named, kept=self._kept
+        )
 
     def sooner(self, seconds: float) -> Deadline:
         """The end of a part of this step that may take *seconds*, or what is left when that is less."""
@@ -93,7 +98,7 @@ class Deadline:
         """This one, or one that ends in *seconds* and is *named* so when that is sooner."""
         if self.remaining() < seconds:
             return self
-        return Deadline(seconds, clock=self._clock, account=self._account, named=named)
+        return Deadline(seconds, clock=self._clock, account=self._account, named=named, kept=self._kept)
 
     def check(self, doing: str) -> None:
         """Raise `DeadlineExceeded`, saying what was being done, when nothing is left."""
@@ -105,10 +110,10 @@ class Deadline:
         why = "" if because is None else f"; last failure: {because}"
         told = f"{doing}{why}{self._told()}"
         if self._named:
-            return DeadlineExceeded(f"{self._named} passed while {told}", hint="run again: what was received is kept")
+            return DeadlineExceeded(f"{self._named} passed while {told}", hint=f"run again: {self._kept}")
         return DeadlineExceeded(
             f"the deadline of {format_duration(self.seconds or 0)} passed while {told}",
-            hint="raise --deadline, or run again: what was received is kept",
+            hint=f"raise --deadline, or run again: {self._kept}",
         )
 
     def too_far(self, delay: float, doing: str, *, because: BaseException) -> DeadlineExceeded:
@@ -119,10 +124,10 @@ class Deadline:
         left = format_duration(self.remaining())
         if self._named:
             msg = f"{self._named} leaves {left}, and {doing} would be tried again {told}"
-            return DeadlineExceeded(msg, hint="run again: what was received is kept")
+            return DeadlineExceeded(msg, hint=f"run again: {self._kept}")
         return DeadlineExceeded(
             f"the deadline of {format_duration(self.seconds or 0)} leaves {left}, and {doing} would be tried again {told}",
-            hint="raise --deadline, or run again: what was received is kept",
+            hint=f"raise --deadline, or run again: {self._kept}",
         )
 
     def _told(self) -> str:

@@ -14,10 +14,13 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import pytest
 from attrs import define, field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.parts.servers import S3Server
 
 _HOP = {"connection", "transfer-encoding", "keep-alive"}
 
@@ -138,3 +141,10 @@ def relaying(port: int) -> Iterator[Relay]:
         relay.server.shutdown()
         thread.join()
         relay.server.server_close()
+
+
+@pytest.fixture
+def relay(seaweedfs_server: S3Server) -> Iterator[Relay]:
+    """The real server, seen through a relay."""
+    with relaying(seaweedfs_server.port) as relay:
+        yield relay
