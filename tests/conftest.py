@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,10 @@ pytest_plugins = [
     "tests.parts.baking",
 ]
 pytest.register_assert_rewrite("tests.contracts")
+
+# Who is started in the background of a shell ignores Ctrl-C, and so would all programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # uv, which tests start as users do, trusts authorities of its own; where packages come through a proxy, the system knows whose it is.
 os.environ.setdefault("UV_SYSTEM_CERTS", "true")
