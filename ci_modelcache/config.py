@@ -55,6 +55,7 @@ class Config:
     """Every setting of `SETTINGS`, *origins* by setting, and the *project*: modelcache.toml, without models if there is none."""
 
     store: str
+    replicas: tuple[str, ...]
     endpoint_url: str | None
     region: str | None
     role_to_assume: str | None
@@ -235,6 +236,8 @@ def _read(setting: Setting, candidate: _Candidate) -> object:
     raw, origin = candidate.raw, candidate.origin
     if isinstance(raw, _Ready):
         return raw.value
+    if isinstance(raw, list) and tuple in setting.kind.toml and all(isinstance(each, str) for each in raw):
+        raw = tuple(raw)
     in_file = origin.rank in {Rank.PROJECT, Rank.USER}
     where = f"{origin}: {setting.name}" if in_file else str(origin)
     if in_file and type(raw) not in setting.kind.toml:
@@ -242,7 +245,7 @@ def _read(setting: Setting, candidate: _Candidate) -> object:
         hint = "write true or false, without quotes" if setting.kind is SWITCH else None
         raise ConfigError(msg, hint=hint)
     text = "".join(raw).strip() if isinstance(raw, tuple) else str(raw).strip()
-    if not text:
+    if not text and raw != ():
         msg = f"{where}: expected {setting.kind.expected}, got nothing"
         raise ConfigError(msg, hint="leave it out to have the default")
     try:

@@ -9,6 +9,7 @@ Every failure that this package raises on purpose, as one tree; the only module 
     |  +- LockStale                           modelcache.lock does not match modelcache.toml
     |  +- BucketMissing                       the store's bucket or folder does not exist
     |  +- StoreUnsupported                    another format, or a feature this version lacks
+    |  +- CollectionRefused                   a brake: too much would go, nothing has a ref, or it is another store
     +- NotFound                         10    a miss: everybody who could know says no
     |  +- ObjectNotFound                      a key that a store does not hold
     |  +- SnapshotNotFound                    a snapshot that the store does not hold
@@ -84,6 +85,10 @@ class BucketMissing(ConfigError):
 
 
 class StoreUnsupported(ConfigError):
+    pass
+
+
+class CollectionRefused(ConfigError):
     pass
 
 

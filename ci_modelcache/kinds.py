@@ -171,6 +171,7 @@ ROLE = Kind("the ARN of a role such as arn:aws:iam::123456789012:role/models", _
 REGION = Kind("a region such as eu-west-1", _region)
 PATH = Kind("a path", lambda text, base: base.path(text), "PATH")
 STORE = Kind("s3://BUCKET/PREFIX or a folder", _store, "URL|DIR")
+STORES = Kind("stores, separated by white space", _store, "URL|DIR", toml=(str, tuple), split=str.split)
 URL = Kind("a URL such as https://host:port/path", _url, "URL")
 SWITCH = Kind("yes or no", _switch, toml=(bool,))
 DURATION = Kind("a duration such as 90s, 15m or 1h30m", _duration, "TIME", toml=(str, int))

@@ -23,6 +23,7 @@ from ci_modelcache.kinds import (
     REGION,
     ROLE,
     STORE,
+    STORES,
     SWITCH,
     TOKEN,
     URL,
@@ -44,6 +45,9 @@ OPTIONS = (
     "exclude",
     "output",
     "format",
+    "since",
+    "zstd",
+    "split",
     "window",
     "expires",
     "from-urls",
@@ -155,6 +159,12 @@ _REQUESTS = tuple(Alias(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("store", STORE, "Where snapshots are kept: s3://BUCKET/PREFIX or a folder.", "{cache}/ci-modelcache/store"),
+    Setting(
+        "replicas",
+        STORES,
+        "Stores that are read, in this order, for what the store lacks, and never written. May be repeated.",
+        flag_name="replica",
+    ),
     Setting(
         "endpoint-url",
         URL,

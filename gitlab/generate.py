@@ -44,11 +44,12 @@ def inputs() -> list[Input]:
 def template() -> str:
     """The include template: parameters are variables, and what has none is as "template" says."""
     values = {each["name"]: each["template"] for each in inputs() if "template" in each}
-    (output,) = (each for each in inputs() if each["name"] == "output")
+    archive = [each for each in inputs() if each["name"] in {"output", "format"}]
     lines = {
         "variables": "",
         "same variables": "",
-        "export variables": f"  variables:\n    {output['variable']}: {dumps(output['default'])}\n",
+        "export variables": "  variables:\n"
+        + "".join(f"    {each['variable']}: {dumps(each['default'])}\n" for each in archive),
     }
     return _NOTICE + "\n" + _jobs(values | {"version": version()}, lines)
 

@@ -160,7 +160,7 @@ def _is_boolean(annotation: ast.expr | None, default: ast.expr | None) -> bool:
     return typed or (isinstance(default, ast.Constant) and isinstance(default.value, bool))
 
 
-_KEY = re.compile(r"(?:blobs|leaves|manifests|refs|heads|pins|intents|leases|gc|access)/|modelcache\.json$")
+_KEY = re.compile(r"(?:blobs|leaves|manifests|refs|heads|pins|trash|intents|leases|gc|access|scrub)/|modelcache\.json$")
 
 
 def _keys(module: Module) -> Offences:
@@ -360,6 +360,7 @@ PACKAGE_RULES = (
             "ci_modelcache/cache/keys.py": "its subject",
             "ci_modelcache/layouts/hub_cache.py": "the folders of the Hub's own cache, which has the same words",
             "ci_modelcache/demo/": "git's names of branches and tags, as a Hub shows them",
+            "ci_modelcache/model/oci_archive.py": "the folder of an OCI image layout, which has the same word",
         },
     ),
     Rule(

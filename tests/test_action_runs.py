@@ -118,6 +118,10 @@ class World:
         pages = admin(self.server).get_paginator("list_objects_v2").paginate(Bucket=bucket)
         return [each["Key"] for page in pages for each in page.get("Contents", [])]
 
+    def size(self, key: str, bucket: str) -> int:
+        """Bytes of an object."""
+        return int(admin(self.server).head_object(Bucket=bucket, Key=key)["ContentLength"])
+
     def empty(self) -> None:
         """Empty the bucket."""
         client = admin(self.server)
@@ -492,6 +496,28 @@ def test_an_exported_archive_is_read_by_tar_and_sha256sum(world: World, tmp_path
     for command in (["tar", "xf", "models.tar"], ["sha256sum", "--check", "--quiet", "SHA256SUMS"]):
         subprocess.run(command, cwd=tmp_path, check=True)
     assert list(tmp_path.rglob(WEIGHTS))
+
+
+def test_a_nightly_backup_is_what_the_monthly_one_lacks_and_both_together_are_the_store(
+    world: World, tmp_path: Path
+) -> None:
+    world.fill()
+    by_hand = world.run("backup", "workflow_dispatch")
+    nightly = world.run("backup", "schedule", edit={'" = 01 ]': '" = 00 ]'})
+
+    for ran in (by_hand, nightly):
+        assert ran.status == 0, ran.text
+        assert ran.outputs("backup")["result"] == "hit"
+    sizes = {key: world.size(key, "my-backups") for key in world.stored("my-backups") if len(key) < 30}
+    (full,) = (key for key in sizes if re.fullmatch(r"models-\d{4}-\d\d\.tar", key))
+    (new,) = (key for key in sizes if re.fullmatch(r"models-\d{4}-\d\d-\d\d\.tar", key))
+    assert sizes[new] < 30_000 < sizes[full]
+    for key in (full, new):
+        world.cli("import", f"s3://my-backups/{key}", "--store", str(tmp_path / "store"))
+    world.cli(
+        "restore", f"{REPO}@main", "--to", str(tmp_path / "model"), "--store", str(tmp_path / "store"), "--offline"
+    )
+    assert (tmp_path / "model" / WEIGHTS).is_file()
 
 
 # --- more than the examples

@@ -16,6 +16,7 @@ import pytest
 
 from ci_modelcache import errors
 from ci_modelcache.cli import docker
+from ci_modelcache.cli.groups import command_in
 from ci_modelcache.cli.main import COMMANDS, Commands, commands, main
 from ci_modelcache.demo.hub import LoopbackHub
 from tests.parts.command_line import Outcome
@@ -70,7 +71,7 @@ def test_help_lists_every_command_with_its_summary(run: Any) -> None:
     ("name", "summary"), [*COMMANDS.items(), *((f"docker {k}", v) for k, v in docker.COMMANDS.items())]
 )
 def test_the_table_says_what_the_command_says(name: str, summary: str) -> None:
-    command = importlib.import_module(f"ci_modelcache.cli.{name.replace(' ', '_')}").command
+    command = command_in(f"ci_modelcache.cli.{name.replace(' ', '_')}")
     assert command.name == name.rsplit(maxsplit=1)[-1]
     first, _, _ = str(command.help).strip().partition("\n")
     assert first == summary

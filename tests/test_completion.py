@@ -68,7 +68,7 @@ def test_two_dashes_offer_every_option_of_the_command(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        (["re"], ["restore"]),
+        (["re"], ["replicate", "restore"]),
         (["pre"], ["presign"]),
         (["presign", "--exp"], ["--expires"]),
         (["lock", "--c"], ["--ca-bundle", "--check", "--ci"]),

@@ -132,6 +132,16 @@ def image(run_json: Callable[[str], Any], docker_environment: Engine, tmp_path: 
 
 
 @pytest.fixture
+def damaged(run_json: Callable[[str], Any]) -> str:
+    """The store, in which the model that was saved has a wrong file, and the fetched one is right."""
+    store = Path(run_json("config")["settings"]["store"]["value"])
+    (blob,) = (path for path in store.glob("blobs/sha256/*/*/*") if path.stat().st_size == 3_000_000)
+    blob.chmod(0o644)
+    blob.write_bytes(b"x" * 3_000_000)
+    return str(store)
+
+
+@pytest.fixture
 def app(run_json: Callable[[str], Any], tmp_path: Path) -> str:
     """A build context; it lacks the model, and the store has it."""
     del run_json
@@ -155,6 +165,28 @@ def bucket(run_json: Callable[[str], Any], moto_server: S3Server, monkeypatch: p
     return options
 
 
+@pytest.fixture
+def archive(run_json: Callable[[str], Any]) -> str:
+    """An archive of the model, as a whole and in parts."""
+    for options in ("", "--split 1M"):
+        assert "error" not in run_json(f"export org/name -o models.tar {options}")
+    return "models.tar"
+
+
+@pytest.fixture
+def pinned(run_json: Callable[[str], Any]) -> str:
+    """A model that is pinned."""
+    assert "error" not in run_json("pin org/name")
+    return "org/name"
+
+
+@pytest.fixture
+def dropped(run_json: Callable[[str], Any]) -> str:
+    """A model that lies in the trash."""
+    assert run_json("prune --max-size 3.5MB --min-age 0s --max-share 100% --yes")["in_trash"] == 1
+    return "org/name"
+
+
 LINES = {
     "restore": "restore org/name --to model",
     "restore --lookup-only": "restore org/name --lookup-only",
@@ -162,6 +194,8 @@ LINES = {
     "warm": "warm org/name",
     "save": "save trained me/mine@v2",
     "export": "export org/name -o models.tar",
+    "import": "import {archive} --store other",
+    "import --part": "import {archive} --part 1 --store other",
     "presign": "presign org/name -o urls.json {bucket}",
     "docker context": "docker context {app}",
     "docker context --tar": "docker context {app} --tar context.tar --store other",
@@ -175,6 +209,12 @@ LINES = {
     "info": "info org/name",
     "path": "path org/name",
     "verify": "verify",
+    "replicate": "replicate {damaged} copy",
+    "prune": "prune --max-size 3.5MB --min-age 0s",
+    "undelete": "undelete {dropped}",
+    "pin": "pin org/name",
+    "unpin": "unpin {pinned}",
+    "du": "du",
     "stats": f"stats {ROOT / 'tests' / 'golden' / 'report.jsonl'}",
     "mirrors": "mirrors",
     "mirrors bench": "mirrors bench org/name --downloads 1",
@@ -272,7 +312,7 @@ def _of_other_programs(text: str) -> str:
         line
         for line in text.splitlines()
         if not re.search(
-            r"\.venv/bin/(?!ci-modelcache)|\b(?:sha256sum|aws s3|split|cut|pip|buildah|docker) |^  --|--mount=|\b(?:FROM|COPY|ADD) --",
+            r"\.venv/bin/(?!ci-modelcache)|\b(?:sha256sum|aws s3|split|cut|pip|buildah|docker|skopeo) |^  --|--mount=|\b(?:FROM|COPY|ADD) --",
             line,
         )
     ]

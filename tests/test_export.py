@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import random
+import re
 import subprocess
 import tarfile
 import threading
@@ -35,14 +36,15 @@ from ci_modelcache.errors import (
 from ci_modelcache.model.digest import LEAF_SIZE, Digest
 from ci_modelcache.model.lock import Lock, LockedModel
 from ci_modelcache.model.manifest import Manifest
+from ci_modelcache.model.oci_archive import BLOBS, read_index
 from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.model.selection import Selection
 from ci_modelcache.stores.directory import DirectoryStore
 from ci_modelcache.transfer.outlet import FileOutlet
-from ci_modelcache.verbs.export import Exported, ExportReport, export, held
+from ci_modelcache.verbs.export import FORMATS, OCI, PLAIN, Exported, ExportOptions, ExportReport, export, held
 from ci_modelcache.verbs.step import Step
-from tests.parts.cached import cache_in, publish
-from tests.parts.golden_store import COMMIT, FILES, GOLDEN_STORE
+from tests.parts.cached import cache_in, leaf_list, publish
+from tests.parts.golden_store import COMMIT, FILES, GOLDEN_ARCHIVES, GOLDEN_STORE
 from tests.parts.golden_store import HOST as GOLDEN_HOST
 from tests.parts.golden_store import REPO as GOLDEN_REPO
 from tests.parts.hub import TINY, WEIGHTS
@@ -57,8 +59,13 @@ if TYPE_CHECKING:
 
     from ci_modelcache.transfer.outlet import Outlet, Take
 
-GOLDEN = "164de848b32f0adeabf799ac47357ab400a23936994cf79457c2155489097492"
-"""The archive of the golden store. It is a contract: whoever exports the same model gets these bytes, now and later."""
+GOLDEN = {
+    OCI: "2b2ff9fc571faad4c0cb099ab62a2a9d466be876a9243d46207cf048401117ee",
+    PLAIN: "164de848b32f0adeabf799ac47357ab400a23936994cf79457c2155489097492",
+}
+"""The archives of the golden store. They are a contract: whoever exports the same model gets these bytes, now and later."""
+AS_OCI, AS_PLAIN = ExportOptions(OCI), ExportOptions(PLAIN)
+BOTH = pytest.mark.parametrize("options", [AS_OCI, AS_PLAIN], ids=FORMATS)
 LARGE = random.Random(3).randbytes(LEAF_SIZE + 1000)
 
 
@@ -82,21 +89,36 @@ def found(bench: Bench, refs: Sequence[str] = (REPO,), *, selection: Selection |
     ]
 
 
-def exported(bench: Bench, outlet: Outlet | None = None, *, step: Step | None = None) -> ExportReport:
+def exported(
+    bench: Bench, outlet: Outlet | None = None, *, step: Step | None = None, options: ExportOptions = AS_PLAIN
+) -> ExportReport:
     """Export what `found` finds, by default to the file `at`."""
     outlet = outlet or FileOutlet(at(bench))
-    return export(found(bench), outlet, cache=bench.cache(), step=step or bench.step())
+    return export(found(bench), outlet, cache=bench.cache(), step=step or bench.step(), options=options)
 
 
 def at(bench: Bench) -> Path:
     return bench.folder / "out" / "model.tar"
 
 
-def read_back(data: bytes) -> dict[str, bytes]:
-    """Path to content of every member, without the folder that tells whose it is."""
+def members(data: bytes) -> dict[str, bytes]:
+    """Path to content of every member."""
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         opened = {each.name: archive.extractfile(each) for each in archive}
-    return {path.partition(f"/{REPO}/")[2].partition("/")[2]: file.read() for path, file in opened.items() if file}
+    return {path: file.read() for path, file in opened.items() if file}
+
+
+def read_back(data: bytes) -> dict[str, bytes]:
+    """Path to content of every file of a plain archive, without the folder that tells whose it is."""
+    paths = {path: path.partition(f"/{REPO}/")[2].partition("/")[2] for path in members(data)}
+    return {paths[path]: content for path, content in members(data).items()}
+
+
+def blobs_in(data: bytes) -> set[bytes]:
+    """The contents of all blobs of an OCI archive, each of which has its digest as its name."""
+    found = {path: content for path, content in members(data).items() if path.startswith(BLOBS)}
+    assert all(path == f"{BLOBS}{Digest.of(content)}" for path, content in found.items())
+    return set(found.values())
 
 
 def nothing_is_left(bench: Bench) -> None:
@@ -139,21 +161,38 @@ def test_everything_is_in_it_and_the_report_says_what(bench: Bench) -> None:
     bench.check_invariants()
 
 
-def test_the_golden_store_makes_the_golden_archive(tmp_path: Path) -> None:
+@BOTH
+def test_the_golden_store_makes_the_golden_archive(tmp_path: Path, options: ExportOptions) -> None:
     cache = cache_in(DirectoryStore(GOLDEN_STORE, create=False))
     manifest = next(cache.manifest(each) for each in cache.snapshots())
     model = Exported(ModelRef(GOLDEN_REPO, COMMIT), manifest)
-    report = export([model], FileOutlet(tmp_path / "golden.tar"), cache=cache, step=Step(tmp_path / "state"))
-    assert (manifest.host, report.files, report.sha256) == (GOLDEN_HOST, len(FILES), GOLDEN)
+    outlet = FileOutlet(tmp_path / "golden.tar")
+    report = export([model], outlet, cache=cache, step=Step(tmp_path / "state"), options=options)
+    assert (manifest.host, report.files, report.sha256) == (GOLDEN_HOST, len(FILES), GOLDEN[options.format])
+    assert outlet.path.read_bytes() == GOLDEN_ARCHIVES[options.format].read_bytes()
 
 
-def test_again_and_in_another_order_the_bytes_are_the_same(bench: Bench) -> None:
+def test_by_default_it_is_an_image_layout_that_has_every_file_as_it_is(bench: Bench) -> None:
+    bench.hub.add_repo(REPO, {"main": {**TINY, "large.bin": LARGE}})
+    bench.fetch()
+    pipe = Pipe()
+    report = export(found(bench), pipe, cache=bench.cache(), step=bench.step())
+    (stored,) = map(bench.cache().manifest, bench.cache().snapshots())
+    (indexed,) = read_index(members(bytes(pipe.data))["index.json"]).snapshots
+    assert blobs_in(bytes(pipe.data)) >= {*TINY.values(), LARGE, leaf_list(LARGE), stored.to_json()}
+    assert (indexed.id, indexed.manifest, indexed.revisions) == (stored.id, stored.digest, ("main",))
+    assert (report.format, report.files, report.left_out, report.since) == ("oci", len(TINY) + 1, 0, None)
+
+
+@BOTH
+def test_again_and_in_another_order_the_bytes_are_the_same(bench: Bench, options: ExportOptions) -> None:
     bench.hub.add_repo("acme/other", {"main": {"config.json": b"{}", "run.sh": b"#!"}})
     for ref in (REPO, "acme/other"):
         bench.fetch(ref)
     first, second = Pipe(), Pipe()
-    one = export(found(bench, [REPO, "acme/other"]), first, cache=bench.cache(), step=bench.step())
-    two = export(found(bench, ["acme/other", REPO]), second, cache=bench.cache(), step=evolve(bench.step(), workers=1))
+    cache, alone = bench.cache(), evolve(bench.step(), workers=1)
+    one = export(found(bench, [REPO, "acme/other"]), first, cache=cache, step=bench.step(), options=options)
+    two = export(found(bench, ["acme/other", REPO]), second, cache=cache, step=alone, options=options)
     assert first.data == second.data
     assert (one.sha256, first.size) == (two.sha256, len(first.data))
     assert [model.ref for model in one.models] == [f"{REPO}@main", "acme/other@main"]
@@ -172,16 +211,20 @@ def test_an_archive_that_is_there_is_replaced_and_readable_for_all_whatever_the_
     assert at(bench).stat().st_mode & 0o777 == 0o644
 
 
-def test_a_part_of_a_model_is_taken_of_the_whole_one_as_if_it_had_been_fetched_alone(bench: Bench) -> None:
+@BOTH
+def test_a_part_of_a_model_is_taken_of_the_whole_one_as_if_it_had_been_fetched_alone(
+    bench: Bench, options: ExportOptions
+) -> None:
     selection = Selection(include=("*.json",))
     bench.fetch()
     of_whole = Pipe()
-    export(found(bench, selection=selection), of_whole, cache=bench.cache(), step=bench.step())
+    export(found(bench, selection=selection), of_whole, cache=bench.cache(), step=bench.step(), options=options)
     bench.fetch(selection=selection)
     of_part = Pipe()
-    export(found(bench, selection=selection), of_part, cache=bench.cache(), step=bench.step())
+    export(found(bench, selection=selection), of_part, cache=bench.cache(), step=bench.step(), options=options)
     assert of_whole.data == of_part.data
-    assert [path for path in read_back(bytes(of_part.data)) if path] == ["config.json"]
+    if options is AS_PLAIN:
+        assert [path for path in read_back(bytes(of_part.data)) if path] == ["config.json"]
 
 
 def test_of_a_lock_the_blobs_are_enough(bench: Bench) -> None:
@@ -191,7 +234,7 @@ def test_of_a_lock_the_blobs_are_enough(bench: Bench) -> None:
     bench.ref_file().unlink()
     model = held(ModelRef.parse(REPO), Selection(), locks=(lock,), cache=bench.cache(), host=bench.offline)
     pipe = Pipe()
-    export([model], pipe, cache=bench.cache(), step=bench.step())
+    export([model], pipe, cache=bench.cache(), step=bench.step(), options=AS_PLAIN)
     assert {path: data for path, data in read_back(bytes(pipe.data)).items() if path} == TINY
 
 
@@ -222,11 +265,12 @@ def test_a_part_that_selects_nothing_is_a_miss(bench: Bench) -> None:
         found(bench, selection=Selection(include=("*.none",)))
 
 
-def test_a_blob_that_is_missing_is_said_before_anything_is_written(bench: Bench) -> None:
+@BOTH
+def test_a_blob_that_is_missing_is_said_before_anything_is_written(bench: Bench, options: ExportOptions) -> None:
     bench.fetch()
     bench.blob(WEIGHTS).unlink()
     with pytest.raises(NotFound) as caught:
-        exported(bench)
+        exported(bench, options=options)
     assert caught.value.exit_code == 10
     assert "it is model.safetensors of acme/tiny@main" in caught.value.__notes__
     assert "ci-modelcache fetch acme/tiny@main" in str(caught.value.hint)
@@ -236,11 +280,12 @@ def test_a_blob_that_is_missing_is_said_before_anything_is_written(bench: Bench)
 # --- wrong bytes
 
 
-def test_wrong_bytes_are_corruption_and_what_was_there_stays(bench: Bench) -> None:
+@BOTH
+def test_wrong_bytes_are_corruption_and_what_was_there_stays(bench: Bench, options: ExportOptions) -> None:
     bench.fetch()
     spoil(bench.blob(WEIGHTS))
     with pytest.raises(DigestMismatch) as caught:
-        exported(bench)
+        exported(bench, options=options)
     assert caught.value.exit_code == 13
     bench.ledger.check(complete=False)
     nothing_is_left(bench)
@@ -333,20 +378,21 @@ def leaf_list_of(bench: Bench) -> Path:
     return found
 
 
+@BOTH
 @pytest.mark.parametrize("damage", ["gone", "altered"])
-def test_a_leaf_list_that_the_store_has_lost_is_made_again(bench: Bench, damage: str) -> None:
+def test_a_leaf_list_that_the_store_has_lost_is_made_again(bench: Bench, damage: str, options: ExportOptions) -> None:
     with_large_file(bench)
-    right = exported(bench).sha256
+    right = exported(bench, options=options).sha256
     if damage == "gone":
         leaf_list_of(bench).unlink()
     else:
         swap(leaf_list_of(bench), flipped(leaf_list_of(bench).read_bytes()))
-    assert exported(bench).sha256 == right
+    assert exported(bench, options=options).sha256 == right
     spoil(bench.blob(LARGE))
     with pytest.raises(DigestMismatch):
-        exported(bench)
+        exported(bench, options=options)
     add_copy(bench, LARGE, of=LARGE)
-    assert exported(bench).sha256 == right
+    assert exported(bench, options=options).sha256 == right
 
 
 def lying(**changes: Any) -> tuple[Exported, MemoryStore]:
@@ -361,19 +407,77 @@ def lying(**changes: Any) -> tuple[Exported, MemoryStore]:
     return Exported(ModelRef(true.repo, true.commit), manifest), store
 
 
-def test_leaves_that_are_right_do_not_excuse_a_digest_that_is_wrong(tmp_path: Path, bench: Bench) -> None:
+@BOTH
+def test_leaves_that_are_right_do_not_excuse_a_digest_that_is_wrong(
+    tmp_path: Path, bench: Bench, options: ExportOptions
+) -> None:
     model, store = lying(sha256=Digest.of(b"something else"))
     with pytest.raises(DigestMismatch):
-        export([model], FileOutlet(tmp_path / "x.tar"), cache=cache_in(store), step=bench.step())
+        export([model], FileOutlet(tmp_path / "x.tar"), cache=cache_in(store), step=bench.step(), options=options)
     assert list(tmp_path.glob("*.tar")) == []
 
 
-def test_a_leaf_list_of_another_size_is_refused(tmp_path: Path, bench: Bench) -> None:
+@BOTH
+def test_a_leaf_list_of_another_size_is_refused(tmp_path: Path, bench: Bench, options: ExportOptions) -> None:
     other = f"{Digest.of(b'').hex}\n".encode()
     model, store = lying(leaves=Digest.of(other))
     store.objects[keys.leaves(Digest.of(other))] = other
     with pytest.raises(ManifestInvalid, match="has 1 leaves, and its size makes 2"):
-        export([model], FileOutlet(tmp_path / "x.tar"), cache=cache_in(store), step=bench.step())
+        export([model], FileOutlet(tmp_path / "x.tar"), cache=cache_in(store), step=bench.step(), options=options)
+
+
+def test_a_leaf_list_that_is_none_of_its_file_is_in_no_archive(tmp_path: Path, bench: Bench) -> None:
+    """The plain format has none, and is right without."""
+    model, store = lying(leaves=Digest.of(b"nothing that anybody has"))
+    export([model], FileOutlet(tmp_path / "x.tar"), cache=cache_in(store), step=bench.step(), options=AS_PLAIN)
+    with pytest.raises(ManifestInvalid, match="and the manifest says"):
+        export([model], FileOutlet(tmp_path / "y.tar"), cache=cache_in(store), step=bench.step())
+    assert [path.name for path in tmp_path.glob("*.tar")] == ["x.tar"]
+
+
+# --- deltas
+
+
+@BOTH
+def test_a_delta_has_all_but_what_is_known_and_needs_no_blob_of_that(bench: Bench, options: ExportOptions) -> None:
+    bench.hub.add_repo(REPO, {"main": {**TINY, "large.bin": LARGE}})
+    bench.fetch()
+    bench.blob(LARGE).unlink()
+    known = frozenset({Digest.of(LARGE), Digest.of(b"of nobody")})
+    pipe = Pipe()
+    report = exported(bench, pipe, options=evolve(options, without=known))
+    contents = set(members(bytes(pipe.data)).values())
+    assert contents >= set(TINY.values())
+    assert LARGE not in contents
+    assert (report.left_out, report.since) == (1, Digest.of(f"{Digest.of(LARGE)}\n".encode()).hex)
+    assert report.files == len(TINY)
+    if options.format == PLAIN:
+        found = members(bytes(pipe.data))
+        assert re.fullmatch(rf"{Digest.of(LARGE)}  \S+/large\.bin\n", found["SHA256SUMS.since"].decode())
+        assert found["SHA256SUMS.since"] not in found["SHA256SUMS"]
+        assert Digest.of(found["SHA256SUMS.since"]).hex.encode() in found["SHA256SUMS"]
+    else:
+        index = read_index(members(bytes(pipe.data))["index.json"])
+        assert index.since is not None
+        assert index.since.hex == report.since
+        assert leaf_list(LARGE) in contents
+
+
+def test_a_leaf_list_that_nothing_can_make_again_is_a_miss_that_names_the_file(bench: Bench) -> None:
+    with_large_file(bench)
+    bench.blob(LARGE).unlink()
+    leaf_list_of(bench).unlink()
+    with pytest.raises(ObjectNotFound) as caught:
+        exported(bench, options=evolve(AS_OCI, without=frozenset({Digest.of(LARGE)})))
+    assert "it is large.bin of acme/tiny@main" in caught.value.__notes__
+
+
+@BOTH
+def test_a_delta_to_what_knows_nothing_of_it_is_the_whole_archive(bench: Bench, options: ExportOptions) -> None:
+    bench.fetch()
+    whole = exported(bench, options=options)
+    report = exported(bench, options=evolve(options, without=frozenset({Digest.of(b"of nobody")})))
+    assert (report.sha256, report.since, report.left_out) == (whole.sha256, None, 0)
 
 
 # --- where it goes

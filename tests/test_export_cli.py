@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pty
@@ -13,15 +14,17 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from attrs import evolve, frozen
+from backports import zstd
 
 from ci_modelcache.demo.model import REPO as MINILM
-from tests.parts.documents import ROOT
+from tests.parts.documents import ROOT, blocks
 from tests.parts.minilm import embed
 from tests.parts.servers import ADMIN, BUCKET, REGION
 from tests.parts.verbs import spoil, write_files
@@ -114,26 +117,50 @@ def names(folder: Path) -> list[str]:
 # --- the same bytes
 
 
-@pytest.fixture(scope="module")
-def right(shell: Shell) -> str:
-    """The sha256 of the archive of `MINE`."""
-    digest: str = shell.report("export", MINE, "-o", "right.tar")["sha256"]
+def in_format(shell: Shell, name: str) -> str:
+    digest: str = shell.report("export", MINE, "-o", f"right-{name}.tar", "--format", name)["sha256"]
     return digest
+
+
+@pytest.fixture(scope="module")
+def rights(shell: Shell) -> dict[str, str]:
+    """The sha256 of the archive of `MINE`, in each format."""
+    return {name: in_format(shell, name) for name in ("oci", "plain")}
+
+
+@pytest.fixture(scope="module")
+def right(rights: dict[str, str]) -> str:
+    """The one that is made when no format is named."""
+    return rights["oci"]
+
+
+BOTH = """
+import sys
+from ci_modelcache.cli.main import main
+
+for name in ("oci", "plain"):
+    if main(["export", sys.argv[1], "-o", f"{name}.tar", "--format", name]):
+        sys.exit(f"no {name}")
+"""
 
 
 @pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS)
 @pytest.mark.parametrize(("locale", "umask"), [("C", 0o022), ("C.utf8", 0o077)])
 def test_every_python_locale_umask_and_time_zone_makes_one_archive(
-    python: Path, locale: str, umask: int, here: Shell, right: str
+    python: Path, locale: str, umask: int, here: Shell, rights: dict[str, str]
 ) -> None:
     """The whole command under another Python, with the packages of this one: all of them are pure Python."""
     packages = os.pathsep.join([sysconfig.get_path("purelib"), str(ROOT)])
-    other = evolve(here, python=python).with_(
+    other = here.with_(
         LC_ALL=locale, TZ="Asia/Tokyo", PYTHONPATH=packages, PYTHONHASHSEED=str(umask), PYTHONDONTWRITEBYTECODE="1"
     )
-    said = other.done("export", MINE, "-o", "x.tar", umask=umask).decode()
-    assert sha256(here.cwd / "x.tar") == right
-    assert said == f"{right}  {here.cwd}/x.tar\n"
+    command = [str(python), "-c", BOTH, MINE]
+    done = subprocess.run(
+        command, env=other.environ, cwd=here.cwd, umask=umask, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert {name: sha256(here.cwd / f"{name}.tar") for name in rights} == rights
+    assert done.stdout == "".join(f"{right}  {here.cwd}/{name}.tar\n" for name, right in rights.items())
 
 
 def test_what_is_printed_is_what_sha256sum_checks(here: Shell) -> None:
@@ -161,7 +188,7 @@ def at_s3(shell: Shell, server: S3Server, prefix: str) -> Shell:
 def test_the_real_model_computes_the_same_after_tar_and_sha256sum_alone(model: Path, here: Shell) -> None:
     own = here.with_(CI_MODELCACHE_STORE=str(here.cwd / "store"))
     own.done("save", model, f"{MINILM}@main")
-    report = own.report("export", MINILM, "-o", "model.tar")
+    report = own.report("export", MINILM, "-o", "model.tar", "--format", "plain")
     subprocess.run(["tar", "xf", "model.tar"], cwd=here.cwd, check=True)
     subprocess.run(["sha256sum", "--strict", "--quiet", "-c", "SHA256SUMS"], cwd=here.cwd, check=True)
     commit = report["models"][0]["commit"]
@@ -212,7 +239,7 @@ def test_a_miss_has_exit_code_10_and_says_what_would_help(here: Shell) -> None:
     assert names(here.cwd) == []
 
 
-@pytest.mark.parametrize("output", ["", "s3://bucket/x.tar", "/dev/null", "."])
+@pytest.mark.parametrize("output", ["", "s3://", "s3://bucket", "http://127.0.0.1:9/x.tar", "/dev/null", "."])
 def test_what_is_no_file_is_refused(output: str, here: Shell) -> None:
     assert here.run("export", MINE, "-o", output)[0] == 2
     assert names(here.cwd) == []
@@ -225,6 +252,74 @@ def test_a_ci_job_learns_where_the_archive_is(here: Shell) -> None:
     lines = (here.cwd / "out").read_text().splitlines()
     values = {line.partition("<<")[0]: lines[number + 1] for number, line in enumerate(lines) if "<<" in line}
     assert (values["path"], values["result"], values["cache-hit"]) == (str(here.cwd / "x.tar"), "hit", "true")
+
+
+# --- only what is new, packed, in parts
+
+
+def test_what_earlier_archives_and_locks_have_is_left_out(here: Shell) -> None:
+    own = here.with_(CI_MODELCACHE_STORE=str(here.cwd / "store"))
+    own.done("save", write_files(here.cwd / "one", FILES), "org/one@v1")
+    own.done("save", write_files(here.cwd / "two", {**FILES, "config.json": b"{}"}), "org/one@v2")
+    own.done("export", "org/one@v1", "-o", "old.tar", "--split", "1MB", "--include", "*.safetensors")
+    (here.cwd / "modelcache.toml").write_text('[[models]]\nrepo = "org/one"\nrevision = "v1"\n')
+    own.done("lock")
+    report = own.report("export", "org/one@v2", "-o", "new.tar", "--since", "old.tar.000")
+    assert (report["files"], report["left_out"], len(report["since"])) == (len(FILES) - 1, 1, 64)
+    assert report["size"] < 30_000
+    named = own.with_(CI_MODELCACHE_SINCE="old.tar modelcache.lock").report("export", "org/one@v2", "-o", "new.tar")
+    assert (named["files"], named["left_out"]) == (1, len(FILES) - 1)
+
+
+def test_the_script_of_the_guide_completes_a_plain_delta_by_hand(here: Shell) -> None:
+    (script,) = blocks((ROOT / "docs" / "export.md").read_text(), "bash")
+    own = here.with_(CI_MODELCACHE_STORE=str(here.cwd / "store"), CI_MODELCACHE_FORMAT="plain")
+    own.done("save", write_files(here.cwd / "one", FILES), "org/one@v1")
+    own.done("save", write_files(here.cwd / "two", {**FILES, "config.json": b"{}"}), "org/one@v2")
+    own.done("export", "org/one@v1", "-o", "base.tar")
+    own.done("export", "org/one@v2", "-o", "delta.tar", "--since", "base.tar")
+    for name in ("base", "delta"):
+        (here.cwd / name).mkdir()
+        subprocess.run(["tar", "xf", f"../{name}.tar"], cwd=here.cwd / name, check=True)
+    subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=here.cwd, check=True, capture_output=True)
+    (commit,) = (here.cwd / "delta").glob("*/model/org/one/*.json")
+    found = {path.relative_to(commit.with_suffix("")).as_posix(): path for path in commit.with_suffix("").rglob("*")}
+    assert {path: found[path].read_bytes() for path in FILES} == {**FILES, "config.json": b"{}"}
+
+
+def test_half_an_archive_is_nothing_that_a_delta_could_build_on(here: Shell) -> None:
+    here.done("export", MINE, "-o", "old.tar")
+    (here.cwd / "half.tar").write_bytes((here.cwd / "old.tar").read_bytes()[:100_000])
+    code, _, err = here.run("export", MINE, "-o", "x.tar", "--since", "half.tar")
+    assert (code, (here.cwd / "x.tar").exists(), "broken off" in err) == (13, False, True)
+    assert here.run("export", MINE, "-o", "x.tar", "--since", "none.tar")[0] == 10
+
+
+def test_parts_and_packed_archives_are_the_same_bytes_to_cat_zstd_and_sha256sum(here: Shell, right: str) -> None:
+    report = here.report("export", MINE, "-o", "x.tar", "--split", "1MB")
+    assert [each["size"] for each in report["written"]] == [1_000_000] * 3 + [report["size"] - 3_000_000]
+    command = "cat x.tar.[0-9]* | sha256sum && sha256sum --strict --quiet -c x.tar.sha256s --ignore-missing"
+    said = subprocess.run(["sh", "-c", command], cwd=here.cwd, check=True, capture_output=True, text=True).stdout
+    assert said == f"{right}  -\n"
+    assert report["sha256"] == right
+    packed = here.report("export", MINE, "-o", "x.tar.zst", "--zstd")
+    assert packed["sha256"] == right
+    ((written),) = packed["written"]
+    assert (written["sha256"], written["name"]) == (sha256(here.cwd / "x.tar.zst"), str(here.cwd / "x.tar.zst"))
+    with tarfile.open(fileobj=io.BytesIO(zstd.decompress((here.cwd / "x.tar.zst").read_bytes()))) as archive:
+        assert archive.getnames()[:2] == ["oci-layout", "index.json"]
+
+
+def test_what_is_printed_of_parts_is_what_sha256sum_checks(here: Shell) -> None:
+    (here.cwd / "sums").write_bytes(here.done("export", MINE, "-o", "x.tar.zst", "--zstd", "--split", "1MiB"))
+    subprocess.run(["sha256sum", "--strict", "-c", "sums"], cwd=here.cwd, check=True, capture_output=True)
+    assert (here.cwd / "sums").read_text().count("\n") == 3
+
+
+@pytest.mark.parametrize("size", ["0", "many"])
+def test_a_size_of_parts_that_is_none_is_refused(size: str, here: Shell) -> None:
+    assert here.run("export", MINE, "-o", "x.tar", "--split", size)[0] == 2
+    assert names(here.cwd) == []
 
 
 # --- stdout
@@ -328,11 +423,11 @@ def slow(here: Shell, seaweedfs_server: S3Server) -> Shell:
 
 @pytest.mark.parametrize("after", [1, 5_000_000, 10_000_000])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda how: how.name)
-def test_a_killed_export_leaves_no_archive_and_the_next_one_succeeds(
+def test_a_killed_export_leaves_no_archive_and_the_next_one_completes_it(
     slow: Shell, after: int, how: signal.Signals
 ) -> None:
     def written() -> int:
-        return sum(path.stat().st_size for path in slow.cwd.glob(".landing-*"))
+        return sum(path.stat().st_size for path in slow.cwd.glob("x.tar.partial"))
 
     with slow.start("export", stderr=subprocess.DEVNULL) as process:
         end = time.monotonic() + PATIENCE
@@ -342,9 +437,7 @@ def test_a_killed_export_leaves_no_archive_and_the_next_one_succeeds(
             time.sleep(0.01)
         process.send_signal(how)
         assert process.wait(PATIENCE) == (-how if how is signal.SIGKILL else 130)
-    left = names(slow.cwd)
-    assert "x.tar" not in left
-    assert len(left) == (1 if how is signal.SIGKILL else 0)
+    assert names(slow.cwd) == ["x.tar.partial"]
     report = slow.with_(CI_MODELCACHE_LIMIT_RATE="").report("export")
     assert names(slow.cwd) == ["x.tar"]
     assert sha256(slow.cwd / "x.tar") == report["sha256"]

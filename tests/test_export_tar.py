@@ -202,9 +202,11 @@ def test_hosts_with_ports_types_and_models_of_nobody_have_folders_of_the_same_de
     of = [
         Manifest("127.0.0.1:8080", RepoType.DATASET, "gpt2", COMMIT, "all", files),
         Manifest("[::1]", RepoType.SPACE, "org/name", COMMIT, "all", files),
+        Manifest("..", RepoType.MODEL, "org/name", COMMIT, "all", files),
     ]
     folders = [each.member.path for each in plain_archive(of) if each.member.path.endswith("/config.json")]
     assert folders == [
+        f"%2E./model/org/name/{COMMIT}/config.json",
         f"%5B%3A%3A1%5D/space/org/name/{COMMIT}/config.json",
         f"127.0.0.1%3A8080/dataset/-/gpt2/{COMMIT}/config.json",
     ]

@@ -16,20 +16,28 @@ import pytest
 from attrs import evolve
 
 from ci_modelcache.cache import keys
+from ci_modelcache.cache.access import touch
 from ci_modelcache.cache.answers import keep_answer, known_answer
+from ci_modelcache.cache.collection import store_time
+from ci_modelcache.cache.condemning import announce_names, close, doom_names
 from ci_modelcache.cache.leases import Lease
+from ci_modelcache.cache.pins import pin, unpin
 from ci_modelcache.cache.publication import new_ulid, published
 from ci_modelcache.cache.records import (
     HUB,
     SAVED,
     AnswerRecord,
+    ClosedRecord,
     CondemnedRecord,
     HeadRecord,
     IntentRecord,
     LeaseRecord,
     Marker,
+    PinRecord,
     RefRecord,
+    ScrubRecord,
 )
+from ci_modelcache.cache.trash import drop
 from ci_modelcache.layouts.plain import PlainLayout
 from ci_modelcache.model.digest import LEAF_SIZE, Digest
 from ci_modelcache.model.document import MAX_DOCUMENT, to_json
@@ -48,6 +56,8 @@ from tests.parts.stores import MemoryStore, Recording, tree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ci_modelcache.cache.modelcache import ModelCache
 
 TEXT = (Path(__file__).parent.parent / "docs" / "format.md").read_text(encoding="utf-8")
 MANIFEST = golden_store.manifest()
@@ -221,6 +231,7 @@ def documented_keys() -> dict[str, re.Pattern[str]]:
         "<selection>": "(all|[0-9a-f]{16})",
         "<ulid>": "[0-9A-HJKMNP-TV-Z]{26}",
         "<n>": "[1-9][0-9]*",
+        "<yyyy-mm-dd>": "[0-9]{4}-[0-9]{2}-[0-9]{2}",
         "...": "[a-z0-9/-]+",
         "/ab/": "/[0-9a-f]{2}/",
         "cd/": "[0-9a-f]{2}/",
@@ -247,9 +258,9 @@ def test_every_key_that_is_ever_written_is_in_the_table_and_each_row_of_it_is_wr
     cache.put_head(HOST, ModelRef("tiny/model", "feature/x"), manifest.commit, HUB)
     keep_answer(cache, HOST, ModelRef("tiny/model", "feature/x"), ANSWER)
     Lease(cache, manifest.id).take()
-    condemned = CondemnedRecord(tuple(info.key for info in recording.scan("") if "sha256" in info.key))
-    cache.put_document(f"{keys.COLLECTIONS}{ULID}{keys.CONDEMNED}", to_json(condemned))
+    announce_names(cache, ULID, (info.key for info in recording.scan("") if "sha256" in info.key))
     publish(cache, manifest, big)
+    _tend(cache, manifest)
     patterns = documented_keys()
     unused = set(patterns)
     for key in recording.keys("write"):
@@ -258,6 +269,18 @@ def test_every_key_that_is_ever_written_is_in_the_table_and_each_row_of_it_is_wr
         unused -= set(rows)
     assert unused == set()
     assert len([key for key in recording.keys("write") if ".g" in key]) == 4
+
+
+def _tend(cache: ModelCache, manifest: Manifest) -> None:
+    """Write what those do who look after a store."""
+    touch(cache, manifest.id)
+    pin(cache, manifest.id, reason="")
+    unpin(cache, manifest.id)
+    drop(cache, manifest.id)
+    cache.put_document(keys.SCRUBBED, to_json(ScrubRecord("0" * 64, 1)))
+    store_time(cache)
+    doom_names(cache, ULID, [])
+    close(cache, ULID, deleted=[], spared=[])
 
 
 @pytest.mark.parametrize(
@@ -270,6 +293,9 @@ def test_every_key_that_is_ever_written_is_in_the_table_and_each_row_of_it_is_wr
         ("Lease", LeaseRecord),
         ("Intent", IntentRecord),
         ("Condemned list", CondemnedRecord),
+        ("Closed list", ClosedRecord),
+        ("Pin", PinRecord),
+        ("Scrub", ScrubRecord),
     ],
 )
 def test_the_documents_of_the_text_have_the_fields_of_the_records_in_canonical_order(

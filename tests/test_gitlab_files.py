@@ -98,7 +98,10 @@ def test_the_component_is_the_template_with_inputs_for_variables() -> None:
             for each in inputs().values()
             if "variable" in each
         }
-    assert template[".modelcache:export"].pop("variables") == {"CI_MODELCACHE_OUTPUT": inputs()["output"]["default"]}
+    assert template[".modelcache:export"].pop("variables") == {
+        "CI_MODELCACHE_OUTPUT": inputs()["output"]["default"],
+        "CI_MODELCACHE_FORMAT": inputs()["format"]["default"],
+    }
     assert component == template
 
 

@@ -316,6 +316,23 @@ def test_an_export_is_read_without_this_tool(
         subprocess.run(command, cwd=exported.folder, check=True, capture_output=True)
 
 
+def test_a_nightly_backup_is_what_the_monthly_one_lacks_and_both_together_are_the_store(
+    project: Callable[..., Project], variables: dict[str, str], seaweedfs_server: S3Server, tmp_path: Path
+) -> None:
+    command_line(variables, tmp_path, "fetch", TINY, "--store", f"s3://{BUCKET}/gitlab/backup")
+    made = project(example("backup").replace('" = 01 ]', '" = 00 ]'), store="backup")
+    given = {"CI_MODELCACHE_MODELS": f"{TINY}@main", "BACKUPS": f"s3://{BUCKET}/gitlab-backups"}
+    for source in ("web", "schedule"):
+        made.run(**given, CI_PIPELINE_SOURCE=source).passed("backup-models")
+    with owner(seaweedfs_server) as client:
+        found = client.list_objects_v2(Bucket=BUCKET, Prefix="gitlab-backups/")["Contents"]
+    full, new = sorted(found, key=lambda each: -each["Size"])
+    assert new["Size"] < 30_000 < full["Size"]
+    for each in (full, new):
+        command_line(variables, tmp_path, "import", f"s3://{BUCKET}/{each['Key']}", "--store", "other")
+    command_line(variables, tmp_path, "restore", TINY, "--store", "other", "--offline", "--to", "model")
+
+
 # --- what goes wrong
 
 SITUATIONS = """

@@ -39,6 +39,7 @@ from tests.parts.policies import (
     with_roles,
 )
 from tests.parts.servers import ADMIN, BUCKET, REGION, login
+from tests.parts.verbs import write_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -176,6 +177,40 @@ def test_the_policies_grant_what_the_commands_send_and_nothing_more(
     assert [each for each in reading if not allows(reader, each.action, each.resource)] == []
     assert unused(writer, filling | reading) == []
     assert unused(reader, reading) == []
+
+
+def test_the_policy_of_the_pruner_grants_what_its_commands_send_and_nothing_more(
+    run: Callable[..., tuple[int, str]],
+    sent: list[Sent],
+    seaweedfs_server: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    login(monkeypatch)
+    bucket = next(_stores)
+    admin(seaweedfs_server).create_bucket(Bucket=bucket)
+    where = {"CI_MODELCACHE_STORE": f"s3://{bucket}", "CI_MODELCACHE_ENDPOINT_URL": seaweedfs_server.endpoint}
+    for number in (1, 2):
+        write_files(tmp_path / "saved", {"config.json": b"%d" % number})
+        assert run(f"save saved acme/saved@v{number}", **where)[0] == 0
+    sent.clear()
+    for line in ("prune --keep-last 1 --min-age 0s", "du", "pin", "undelete"):
+        assert run(line, **where)[0] == 0
+    looking = set(sent)
+    for line in (
+        "pin acme/saved@v2",
+        "prune --keep-last 1 --min-age 0s --max-share 100% --yes",
+        "undelete acme/saved@v1",
+        "unpin acme/saved@v2",
+    ):
+        code, said = run(line, **where)
+        assert code == 0, said
+    reader, pruner = (
+        json.loads(json.dumps(example(name)).replace(BUCKET, bucket)) for name in ("reader.json", "pruner.json")
+    )
+    assert [each for each in looking if not allows(reader, each.action, each.resource)] == []
+    assert [each for each in sent if not allows(pruner, each.action, each.resource)] == []
+    assert unused(pruner, set(sent)) == []
 
 
 def test_only_own_notes_may_be_deleted() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ci_modelcache.cache import keys
 from ci_modelcache.cache.records import AnswerRecord
-from ci_modelcache.errors import AccessDenied, IntegrityError, ObjectNotFound
+from ci_modelcache.errors import AccessDenied, IntegrityError, ObjectNotFound, Unavailable
 from ci_modelcache.model.document import from_json, to_json
 from ci_modelcache.sources.protocol import Meaning
 
@@ -33,7 +33,7 @@ def known_answer(cache: ModelCache, host: str, ref: ModelRef) -> Meaning | None:
     key = keys.answer(host, ref.type, ref.repo, ref.revision)
     try:
         record = from_json(cache.document(key), AnswerRecord, f"{cache.url}/{key}")
-    except (ObjectNotFound, IntegrityError, AccessDenied) as error:
+    except (ObjectNotFound, IntegrityError, AccessDenied, Unavailable) as error:
         _log.debug("asking in full: %s", error)
         return None
     if record.revision != ref.revision or abs(cache.now() - record.observed_at) > LONGEST:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from ci_modelcache.model.digest import Digest
 
 MARKER = "modelcache.json"
+BLOBS = "blobs/sha256/"
+LEAVES = "leaves/sha256/"
+MANIFESTS = "manifests/sha256/"
+COLLECTED = (BLOBS, LEAVES, MANIFESTS)
+"""Prefixes of all that a collection deletes when nobody names it; see `collectable`."""
 REFS = "refs/v1/"
 HEADS = "heads/v1/"
 ANSWERS = "answers/v1/"
@@ -33,8 +38,11 @@ CONDEMNED = "/condemned.json"
 """How the key of a condemned list ends; it lies below `COLLECTIONS`."""
 CLOSED = "/closed.json"
 """How the key ends that says what became of the condemned list beside it."""
-COLLECTING = "leases/v1/gc.json"
-"""The lease of a collection, which keeps two from doing the same work; nothing relies on it."""
+DOOMED = "/doomed"
+"""What stands before `CONDEMNED` in the key of a list of what its collection deletes itself."""
+PROBES = "probe/"
+ROOTS = ("refs/", "pins/", "trash/")
+"""Prefixes of all that names snapshots which stay, in this version or a later one."""
 SCRUBBED = "scrub/v1/cursor.json"
 
 _PLAIN = frozenset(string.ascii_letters + string.digits + ".-")
@@ -44,6 +52,7 @@ _MAX_ENCODED = 120
 _HASHED = "_h"  # no escape begins so: their digits are upper-case hex
 _ESCAPE = re.compile(r"_([0-9A-F]{2})")
 _SELECTION = re.compile(r"all|[0-9a-f]{16}")
+_HEX = re.compile(r"[0-9a-f]{64}")
 _GENERATION = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 
@@ -81,7 +90,7 @@ def is_hashed(key: str) -> bool:
 
 def blob(digest: Digest) -> str:
     """The canonical key of a blob."""
-    return f"blobs/sha256/{digest.hex[:2]}/{digest.hex[2:4]}/{digest.hex}"
+    return f"{BLOBS}{digest.hex[:2]}/{digest.hex[2:4]}/{digest.hex}"
 
 
 def generation(canonical: str, ulid: str) -> str:
@@ -101,12 +110,12 @@ def is_generation(key: str, canonical: str) -> bool:
 
 def leaves(digest: Digest) -> str:
     """The key of a leaf list, by its own digest."""
-    return f"leaves/sha256/{digest.hex[:2]}/{digest.hex}"
+    return f"{LEAVES}{digest.hex[:2]}/{digest.hex}"
 
 
 def manifest(digest: Digest) -> str:
     """The key of a manifest."""
-    return f"manifests/sha256/{digest.hex[:2]}/{digest.hex}"
+    return f"{MANIFESTS}{digest.hex[:2]}/{digest.hex}"
 
 
 def repository(host: str, type: RepoType, repo: str) -> str:  # the Hub's own word
@@ -147,13 +156,39 @@ def access(snapshot: SnapshotId, day: str) -> str:
 
 
 def condemned(run: str) -> str:
-    """The key of the condemned list of a collection, whose name *run* is a ULID."""
+    """The key of what a collection, whose name *run* is a ULID, announces for a later one to delete."""
     return f"{COLLECTIONS}{run}{CONDEMNED}"
 
 
-def closed(run: str) -> str:
-    """The key that says what became of that list."""
-    return f"{COLLECTIONS}{run}{CLOSED}"
+def doomed(run: str) -> str:
+    """The key of the condemned list of what a collection deletes itself."""
+    return f"{COLLECTIONS}{run}{DOOMED}{CONDEMNED}"
+
+
+def is_doomed(list_key: str) -> bool:
+    """Whether the condemned list *list_key* is of what its collection deletes itself."""
+    return list_key.endswith(f"{DOOMED}{CONDEMNED}")
+
+
+def closed(list_key: str) -> str:
+    """The key that says what became of the condemned list *list_key*."""
+    return f"{list_key.removesuffix(CONDEMNED)}{CLOSED}"
+
+
+def list_of(closed_key: str) -> str:
+    """The key of the condemned list that *closed_key* tells of."""
+    return f"{closed_key.removesuffix(CLOSED)}{CONDEMNED}"
+
+
+def collectable(key: str) -> str:
+    """The digest, in hex, of what *key* is a copy or an encoding of; empty for what is no blob, leaf list or manifest."""
+    stem = key.partition(".")[0]
+    digest = stem.rpartition("/")[2]
+    if _HEX.fullmatch(digest) is None:
+        return ""
+    pair = digest[:2]
+    places = {f"{BLOBS}{pair}/{digest[2:4]}/", f"{LEAVES}{pair}/", f"{MANIFESTS}{pair}/"}
+    return digest if stem.removesuffix(digest) in places else ""
 
 
 def head(host: str, type: RepoType, repo: str, revision: str) -> str:  # as above

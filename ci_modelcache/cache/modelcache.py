@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, TypeVar
 from attrs import frozen
 
 from ci_modelcache.cache import keys
-from ci_modelcache.cache.records import FORMAT, CondemnedRecord, HeadRecord, Marker, RefRecord
+from ci_modelcache.cache.condemning import condemned_names
+from ci_modelcache.cache.records import FORMAT, HeadRecord, Marker, RefRecord
 from ci_modelcache.errors import (
     AlreadyExists,
     DigestMismatch,
@@ -53,21 +54,21 @@ _log = logging.getLogger(__name__)
 class BlobCopy:
     """One stored copy of a blob: something to open, and on a store that is a local disk something to link."""
 
-    _store: Store
+    store: Store
     _key: str
     size: int
 
     def open(self, start: int, stop: int | None = None) -> AbstractContextManager[Iterator[bytes]]:
         """The bytes from offset *start* to *stop* (exclusive; None: the end); one attempt (`transfer.streams.OpenAt`)."""
-        return self._store.read(self._key, start=start, stop=stop)
+        return self.store.read(self._key, start=start, stop=stop)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The file of this machine that is this copy, or nothing when it is elsewhere."""
-        return (self._store.path(self._key),) if isinstance(self._store, OnDisk) else ()
+        return (self.store.path(self._key),) if isinstance(self.store, OnDisk) else ()
 
     def __str__(self) -> str:
-        return f"{self._store.url}/{self._key}"
+        return f"{self.store.url}/{self._key}"
 
 
 class ModelCache:
@@ -90,6 +91,8 @@ class ModelCache:
         self.retry = retry or RetryPolicy()
         self.now = now
         self.random = random
+        self.alone: ModelCache = self
+        """The same without replicas behind it (`cache.replicas`): what a writer looks at."""
         self._checked = False
         self._refusal: IntegrityError | StoreUnsupported | None = None
         self._format = FORMAT
@@ -98,6 +101,11 @@ class ModelCache:
     def url(self) -> str:
         """The store as its user knows it."""
         return self.store.url
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the store itself is still asked."""
+        return True
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -130,8 +138,7 @@ class ModelCache:
         """The marker, written first when there is none; *probe* then finds out what the store can do."""
         with suppress(ObjectNotFound):
             return self.marker()
-        found = probe(self.store)
-        data = to_json(Marker(self.random(16).hex(), found, format=FORMAT, min_reader=FORMAT, features=()))
+        data = to_json(Marker(self.random(16).hex(), probe(self.store), FORMAT, min_reader=FORMAT, features=()))
         try:
             self.store.write(keys.MARKER, [data], size=len(data), create_only=True)
         except AlreadyExists as error:
@@ -168,10 +175,12 @@ class ModelCache:
             raise ManifestInvalid(msg, hint="somebody altered it; ci-modelcache fetch writes it anew")
         return record
 
-    def put_head(self, host: str, ref: ModelRef, commit: str, origin: str) -> None:
-        """Record that the branch or tag of *ref* means *commit* now; the last writer wins, which is what a head is."""
+    def put_head(self, host: str, ref: ModelRef, commit: str, origin: str, *, seen: float | None = None) -> None:
+        """Record that the branch or tag of *ref* meant *commit* when it was *seen* (default: now); the last writer wins, which is what a head is."""
         key = keys.head(host, ref.type, ref.repo, ref.revision)
-        self.put_document(key, to_json(HeadRecord(ref.revision, commit, int(self.now()), origin)))
+        self.put_document(
+            key, to_json(HeadRecord(ref.revision, commit, int(self.now() if seen is None else seen), origin))
+        )
 
     def manifest(self, snapshot: SnapshotId) -> Manifest:
         """The manifest of *snapshot*; raises `SnapshotNotFound` for a miss and `IntegrityError` for a lie."""
@@ -302,18 +311,11 @@ class ModelCache:
 
     def condemned(self) -> frozenset[str]:
         """
-        Every key that some collection is about to delete, or has deleted and not yet forgotten.
+        Every key that some collection may delete, or has deleted and not yet forgotten; not those that it then spared.
 
         A list that cannot be read raises: relying on a name that may be condemned is how data gets lost.
         """
-        self.check_format()
-        condemned: set[str] = set()
-        for info in self.store.scan(keys.COLLECTIONS):
-            if info.key.endswith(keys.CONDEMNED):
-                # One that vanished after the listing was of a collection that ended: no delete of its names is to come.
-                with suppress(ObjectNotFound):
-                    condemned.update(self.record(info.key, CondemnedRecord).keys)
-        return frozenset(condemned)
+        return condemned_names(self)
 
     # --- documents: objects small enough to be in memory
 

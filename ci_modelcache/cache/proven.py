@@ -58,7 +58,7 @@ class ProvenBlob:
         """The pieces of stretch *number* (from 0), proven; a copy that is wrong there is passed over for the next one."""
         start = number * LEAF_SIZE
         stop = min(start + LEAF_SIZE, self.file.size)
-        expected = Expected(stop - start, sha256=self._digests()[number])
+        expected = Expected(stop - start, sha256=self.digest(number))
         failure: ModelCacheError = self._miss()
         for one in self._copies():
             what = str(one) if self.stretches == 1 else f"{one}, bytes {start} to {stop}"
@@ -67,6 +67,24 @@ class ProvenBlob:
             except (ObjectNotFound, IntegrityError) as error:
                 failure = error
         raise failure
+
+    def leaf_list(self) -> bytes:
+        """
+        The leaf list of a file larger than `LEAF_SIZE`, proven; one that the store has lost is made again, for which the blob is read.
+
+        Raises `ManifestInvalid` when the manifest's is none of such a file.
+        """
+        name = self.file.leaves
+        assert name is not None  # noqa: S101  # narrows the type, as the contract says
+        found = self._leaf_list(name)
+        if Digest.of(found) != name:
+            msg = f"{self.file.path}: its leaf list is {Digest.of(found)}, and the manifest says {name}"
+            raise ManifestInvalid(msg)
+        return found
+
+    def digest(self, number: int) -> Digest:
+        """What stretch *number* hashes to; raises as `read` when its leaf list cannot be had."""
+        return self._digests()[number]
 
     def _read(self, one: BlobCopy, start: int, expected: Expected, what: str) -> tuple[bytes, ...]:
         def open_at(offset: int) -> AbstractContextManager[Iterator[bytes]]:
@@ -108,15 +126,19 @@ class ProvenBlob:
             known = self._leaves
         if not known:
             known = tuple(map(Digest, self._leaf_list(self.file.leaves).decode("ascii", "replace").split()))
-            if len(known) != self.stretches:
-                msg = f"{self.file.path}: its leaf list has {len(known)} leaves, and its size makes {self.stretches}"
-                raise ManifestInvalid(msg)
             with self._lock:
                 self._leaves = known
         return known
 
     def _leaf_list(self, name: Digest) -> bytes:
-        """The leaf list; one that the store has lost is made again, for which the blob is read once more."""
+        found = self._stored_leaf_list(name)
+        if (leaves := len(found.split())) != self.stretches:
+            msg = f"{self.file.path}: its leaf list has {leaves} leaves, and its size makes {self.stretches}"
+            raise ManifestInvalid(msg)
+        return found
+
+    def _stored_leaf_list(self, name: Digest) -> bytes:
+        """As the store has it, or as the blob makes it."""
         try:
             return self._cache.leaf_list(name)
         except (ObjectNotFound, IntegrityError) as error:

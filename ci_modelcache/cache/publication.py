@@ -70,7 +70,7 @@ class Publication:
     """
 
     def __init__(self, cache: ModelCache) -> None:
-        self._cache = cache
+        self._cache = cache.alone
         self._write_id = cache.random(16).hex()
         self._ulid = self._new_ulid()
         self._intents: list[str] = []
@@ -291,6 +291,7 @@ def published(cache: ModelCache, snapshot: SnapshotId) -> Manifest:
     Ref, then condemned lists, then every object, in that order: any other accepts what a collection is removing.
     Raises `IntegrityError` as `ModelCache.manifest` does.
     """
+    cache = cache.alone
     manifest = cache.manifest(snapshot)
     try:
         _require_all(cache, manifest, cache.condemned())

@@ -35,7 +35,7 @@ COMMANDS = {
     "fetch": "Fill the store with models, and restore nothing.",
     "warm": "Fill the store with what jobs will need, before they do.",
     "save": "Store a local folder as a model.",
-    "export": "Write models from the store into one archive.",
+    "export": "Write models from the store into one tar archive.",
     "import": "Put the models of an archive into the store.",
     "presign": "Print URLs by which a build reads models without credentials.",
     "docker": "Build images with models in them, and check what is in one.",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ci_modelcache.verbs.inspect import SnapshotInfo, StoredSnapshot
     from ci_modelcache.verbs.lock import LockReport
     from ci_modelcache.verbs.presign import PresignReport
+    from ci_modelcache.verbs.replicate import ReplicateReport
     from ci_modelcache.verbs.restore import RestoreReport
     from ci_modelcache.verbs.save import SaveReport
     from ci_modelcache.verbs.verify import VerifyReport
@@ -70,8 +71,9 @@ def _shares(sources: Mapping[str, int]) -> str:
 
 def _nearer(report: RestoreReport) -> str:
     """The source, and how much of it did not have to come from there."""
-    near = report.bytes_from_tier
-    return f"{report.source} ({format_bytes(near)} of it from the tier)" if near else report.source
+    parts = [(report.bytes_from_tier, "the tier"), *((size, url) for url, size in report.replicas.items())]
+    told = ", ".join(f"{format_bytes(size)} of it from {where}" for size, where in parts if size)
+    return f"{report.source} ({told})" if told else report.source
 
 
 def restored(report: RestoreReport) -> Iterator[str]:
@@ -124,6 +126,10 @@ def exported(report: ExportReport) -> str:
     """What `export` wrote, for stderr: its stdout is the digest of the archive, or the archive."""
     what = f"{count(len(report.models), 'model')}, {count(report.files, 'file')}, {format_bytes(report.size)}"
     where = "stdout" if report.path == "-" else report.path
+    if len(report.written) > 1:
+        where += f", in {len(report.written)} parts"
+    if report.left_out:
+        what += f", {count(report.left_out, 'file')} left out"
     return f"exported to {where}: {what}, sha256 {report.sha256}, in {report.seconds:.1f} s"
 
 
@@ -178,14 +184,39 @@ def described(info: SnapshotInfo) -> Iterator[str]:
 
 
 def verified(report: VerifyReport) -> Iterator[str]:
-    """What `verify` found."""
+    """What `verify` found, and what became of it."""
     for problem in report.problems:
-        yield f"{problem.kind}: {problem.snapshot}: {problem.what}: {problem.why}"
+        yield ": ".join(filter(None, (problem.kind, problem.snapshot, problem.what, problem.why)))
+        if problem.repaired:
+            yield f"  repaired from {problem.repaired}"
+        elif problem.unrepaired:
+            yield f"  not repaired: {problem.unrepaired}"
     read = (
         f"{count(report.snapshots, 'snapshot')}, {count(report.blobs, 'blob')}, {format_bytes(report.bytes_read)} read"
     )
     found = f"{count(len(report.problems), 'problem')}" if report.problems else "all as promised"
-    yield f"{report.store}: {read} in {report.seconds:.1f} s: {found}"
+    mended = f", {report.repaired} of them repaired" if report.repaired else ""
+    yield f"{report.store}: {read} in {report.seconds:.1f} s: {found}{mended}"
+    if report.objects:
+        unnamed = f"{report.unnamed} of them ({format_bytes(report.bytes_unnamed)}) needed by nothing"
+        strange = f"; {report.unknown_objects} of a kind that this version does not know" if report.unknown else ""
+        yield f"{count(report.objects, 'object')}, {format_bytes(report.bytes_stored)}: {unnamed}{strange}"
+    if report.round:
+        yield f"round {report.round} of reading the whole store is at {report.covered:.0%}".replace("%", " %")
+
+
+def replicated(report: ReplicateReport) -> Iterator[str]:
+    """What `replicate` copied, and what it could not."""
+    for one in report.copied:
+        part = "" if one.selection == "all" else f" (selection {one.selection})"
+        yield f"copied: {one.ref}{part}: {count(one.files, 'file')}, {format_bytes(one.size)}, {format_bytes(one.bytes_copied)} of it new"
+    for failure in report.failed:
+        yield f"failed: {failure.ref}: {failure.why}"
+    told = f"{count(report.snapshots, 'snapshot')}, {report.present} of them there already, {count(len(report.copied), 'snapshot')} copied"
+    more = f", {count(len(report.failed), 'failure')}" if report.failed else ""
+    moved = f"{format_bytes(report.bytes_copied)}, {count(report.heads, 'branch or tag name')}"
+    pins = f", {count(report.pins, 'pin')}" if report.pins else ""
+    yield f"{report.source} to {report.destination}: {told}{more}; {moved}{pins}, in {report.seconds:.1f} s"
 
 
 def examined(report: DoctorReport) -> Iterator[str]:

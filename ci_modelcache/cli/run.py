@@ -19,7 +19,7 @@ from ci_modelcache.cli.telling import Telling, channel_to, checkout_of
 from ci_modelcache.errors import ConfigError, ModelCacheError
 from ci_modelcache.model.redact import redact
 from ci_modelcache.settings import Mode, ProgressStyle, System
-from ci_modelcache.transfer.deadline import Deadline
+from ci_modelcache.transfer.deadline import KEPT, Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -63,7 +63,7 @@ class Run:
     ) -> None:
         self.config = config
         self.job = job_of(environ, in_build=in_build)
-        self._in_build = in_build
+        self.in_build = in_build
         hiding = partial(redact, secrets=secrets)
         self.ci = Telling(
             channel_to(config.ci, environ, pages=config.endpoint), root=checkout_of(environ), redact=hiding
@@ -72,8 +72,7 @@ class Run:
         self.as_json = as_json
         self._quiet = verbosity < 0
         self._command = command
-        kept = {"kept": _KEPT_IN_BUILD} if in_build else {}
-        self._deadline = Deadline(config.deadline, account=self._account, **kept)
+        self._deadline = Deadline(config.deadline, account=self._account, kept=_KEPT_IN_BUILD if in_build else KEPT)
         self.forced = False
         """Whether nothing that is remembered of upstream counts; to be set before `upstream` is made."""
         self.trusting = False
@@ -259,32 +258,35 @@ class Run:
         return f"the mode comes from: {self.config.origins['mode']}"
 
     def cache(self) -> ModelCache:
-        """The store, to be read, and written if `may_save`."""
-        from ci_modelcache.cache.modelcache import ModelCache  # noqa: PLC0415  # as above
-
+        """The store, to be read, and written if `may_save`, with its replicas behind it."""
         # In mode auto nobody has said that the folder must be there: a pull request may come before the first filling.
-        create = self.may_save or self.config.mode is Mode.AUTO
-        return ModelCache(self._store(create=create), retry=self.retry)
+        return self._with_replicas(self._cache(create=self.may_save or self.config.mode is Mode.AUTO))
+
+    def cache_to_read(self) -> ModelCache:
+        """As `cache_to_see`, with its replicas behind it."""
+        return self._with_replicas(self.cache_to_see())
 
     def cache_to_see(self) -> ModelCache:
         """The store for a command that only looks at it: never made by that; raises `ConfigError` when there is to be none."""
-        from ci_modelcache.cache.modelcache import ModelCache  # noqa: PLC0415  # as above
-
         if self.config.mode is Mode.OFF:
             msg = "this command looks at the store, and there is none: the mode is off"
             raise ConfigError(msg, hint=f"{self.why_not_saved}; give --mode read")
-        return ModelCache(self._store(create=False), retry=self.retry)
+        return self._cache(create=False)
 
     def cache_to_fill(self) -> ModelCache:
         """The store, ready to be written by a command that exists to do so; raises `ConfigError` when the mode forbids it."""
         from ci_modelcache.verbs.initialise import initialise  # noqa: PLC0415  # as above
 
+        self.require_writing()
+        cache = self._cache(create=True)
+        initialise(cache)
+        return cache
+
+    def require_writing(self) -> None:
+        """Raise `ConfigError` when the mode forbids what a command exists for."""
         if not self.may_save:
             msg = f"this command writes to the store, and the mode is {self.mode}"
             raise ConfigError(msg, hint=f"{self.why_not_saved}; give --mode read-write")
-        cache = self.cache()
-        initialise(cache)
-        return cache
 
     def near(self, default: Path | None = None, *, linked: bool = False) -> Near:
         """The tier that the settings name, or else the *default*; see `Near` for *linked*."""
@@ -294,32 +296,27 @@ class Run:
         folder = self.config.tier or default
         return Near(() if folder is None else (Tier(folder),), linked=linked)
 
-    def _store(self, *, create: bool) -> Store:
+    def _cache(self, *, create: bool) -> ModelCache:
+        from ci_modelcache.cache.modelcache import ModelCache  # noqa: PLC0415  # as above
+        from ci_modelcache.cli.opening import open_configured  # noqa: PLC0415  # as above
         from ci_modelcache.stores.empty import EmptyStore  # noqa: PLC0415  # as above
-        from ci_modelcache.stores.throttled import throttled  # noqa: PLC0415  # as above
 
         if self.config.mode is Mode.OFF:
-            return EmptyStore()
-        store = self._configured(create=create) if self.instead is None else self.instead
+            return ModelCache(EmptyStore(), retry=self.retry)
+        store = open_configured(self, create=create) if self.instead is None else self.instead
+        return ModelCache(self.paced(store), retry=self.retry)
+
+    def _with_replicas(self, cache: ModelCache) -> ModelCache:
+        from ci_modelcache.cli.opening import with_replicas  # noqa: PLC0415  # as above
+
+        named = self.config.replicas and self.instead is None and self.config.mode is not Mode.OFF
+        return with_replicas(cache, self) if named else cache
+
+    def paced(self, store: Store) -> Store:
+        """*store*, under the limit of all transfers if there is one."""
+        from ci_modelcache.stores.throttled import throttled  # noqa: PLC0415  # as above
+
         return store if self.config.limit_rate is None else throttled(store, self.throttle, deadline=self._deadline)
-
-    def _configured(self, *, create: bool) -> Store:
-        from ci_modelcache.cli.opening import open_configured, readable, readable_in_build  # noqa: PLC0415  # as above
-        from ci_modelcache.config import Rank  # noqa: PLC0415  # as above
-        from ci_modelcache.stores.empty import EmptyStore  # noqa: PLC0415  # as above
-
-        config = self.config
-        if self._in_build and not self.may_save and config.origins["store"].rank is Rank.DEFAULT:
-            # The default is a folder that would have to be made first, in a home that would keep it, or may not be written.
-            return EmptyStore("none is named, in the build of an image")
-        lenient = config.mode is not Mode.READ_WRITE and self.job.outsiders
-        role = None if config.role_to_assume is None else partial(self.upstreams.role, needed=not lenient)
-        store = open_configured(config, create=create, retry=self.retry, role=role)
-        if lenient:
-            store = readable(store, retry=self.retry, tell=self.warn)
-        elif self._in_build:
-            store = readable_in_build(store, retry=self.retry)
-        return store
 
     def layout(self, ref: ModelRef, folder: Path | None) -> Layout:
         """Where *ref* goes: into *folder* itself, or for None into the Hub cache."""

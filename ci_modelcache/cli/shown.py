@@ -24,7 +24,7 @@ class Row:
     """A setting as `ci-modelcache config` shows it: *value* as JSON has it, *text* for people, maybe of several lines."""
 
     name: str
-    value: str | float | bool | list[dict[str, Any]] | None
+    value: str | float | bool | list[dict[str, Any]] | list[str] | None
     text: str
     origin: str
 
@@ -43,6 +43,8 @@ def _row(config: Config, setting: Setting) -> Row:
         lines = "\n".join(f"{one.host}: {one.text} ({one.origin})" for one in config.token_sources)
         return Row(setting.name, sources, lines or "-", origin)
     value = getattr(config, setting.attribute)
+    if isinstance(value, tuple):
+        return Row(setting.name, list(value), "\n".join(value) or "-", origin)
     value = str(value) if isinstance(value, str | Path | Token) else value
     show = setting.kind.show if value is not None else None
     return Row(setting.name, value, _text(value) if show is None else show(value), origin)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
 
     from ci_modelcache.stores.protocol import SignedUrls
+    from ci_modelcache.stores.s3_bucket import Profile
     from ci_modelcache.stores.s3_role import AssumedRole
     from ci_modelcache.transfer.retry import RetryPolicy
 
@@ -62,7 +63,7 @@ class S3Store:
         region: str | None,
         retry: RetryPolicy,
         ca_bundle: str | None = None,
-        role: AssumedRole | None = None,
+        role: AssumedRole | Profile | None = None,
     ) -> None:
         self._bucket = Bucket(
             bucket, prefix, endpoint_url=endpoint_url, region=region, ca_bundle=ca_bundle, retry=retry, role=role
@@ -78,6 +79,11 @@ class S3Store:
     def anonymous(self) -> bool:
         """Whether it is asked without credentials, since none were found."""
         return self._bucket.anonymous
+
+    @property
+    def bucket(self) -> Bucket:
+        """How it is asked, for what only S3 can do."""
+        return self._bucket
 
     def presign(self, keys: Iterable[str], *, seconds: int) -> SignedUrls:
         return presigned(self._bucket, keys, seconds=seconds)
@@ -190,8 +196,7 @@ class S3Store:
         if size <= PART:
             self._put_whole(key, body, size=size, create_only=create_only)
             return
-        upload = self._with_checksums(lambda checked: Upload(self._bucket, key, checksums=checked))
-        upload.run(body, size=size, create_only=create_only)
+        self.begin(key).run(body, size=size, create_only=create_only)
 
     def _put_whole(self, key: str, body: Iterable[bytes], *, size: int, create_only: bool) -> None:
         if size <= _DOCUMENT:
@@ -205,6 +210,10 @@ class S3Store:
             filled(size, map(memoryview, body)) as data,
         ):
             self._with_checksums(lambda checked: self._put(key, data, checked=checked, create_only=create_only))
+
+    def begin(self, key: str) -> Upload:
+        """An upload to *key*, of which nothing is visible until it is complete."""
+        return self._with_checksums(lambda checked: Upload(self._bucket, key, checksums=checked))
 
     def _with_checksums(self, request: Callable[[bool], T]) -> T:
         """The result of *request* with checksums; without, once and for all, where the server refuses them."""

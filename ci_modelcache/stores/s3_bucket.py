@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 import boto3.session
+from attrs import frozen
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.handlers import add_expect_header
@@ -44,12 +45,30 @@ DEFAULT_REGION = "us-east-1"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 
 
+@frozen
+class Profile:
+    """The profile *name* of AWS's files, whose credentials are used in place of all others."""
+
+    name: str
+
+    def session(
+        self,
+        *,
+        region: str | None,  # noqa: ARG002  # as that of `AssumedRole`
+        ca_bundle: str | None,  # noqa: ARG002  # as above
+        timeout: Callable[[], float],  # noqa: ARG002  # as above
+    ) -> boto3.session.Session:
+        """A session whose clients act by this profile."""
+        return boto3.session.Session(profile_name=self.name)
+
+
 class Bucket:
     """
     The part of a bucket below *prefix*, and how to talk to it.
 
     Credentials are those of *role*, or come from boto3's own chain: environment, profiles, web identity, container and
-    machine roles. Where none are found the bucket is asked without, as everybody may read some.
+    machine roles. Where none are found the bucket is asked without, as everybody may read some. An empty *endpoint_url* is AWS's
+    own, whatever the environment says; None leaves that to boto3.
     botocore retries nothing, since *retry* does; and no single request outlasts its deadline by more than a second.
     """
 
@@ -62,7 +81,7 @@ class Bucket:
         region: str | None,
         ca_bundle: str | None,
         retry: RetryPolicy,
-        role: AssumedRole | None = None,
+        role: AssumedRole | Profile | None = None,
     ) -> None:
         self.name = name
         self.url = f"s3://{name}/{prefix}" if prefix else f"s3://{name}"
@@ -81,7 +100,7 @@ class Bucket:
             _log.info("no credentials were found: %s is asked without", self.url)
         self.client()  # now, so that a wrong setting is told before work begins
 
-    def _session_of(self, role: AssumedRole) -> boto3.session.Session:
+    def _session_of(self, role: AssumedRole | Profile) -> boto3.session.Session:
         return role.session(region=self._region or DEFAULT_REGION, ca_bundle=self._ca_bundle, timeout=self._timeout)
 
     def _check(self, prefix: str) -> None:
@@ -151,6 +170,7 @@ class Bucket:
             tcp_keepalive=True,
             user_agent_extra="ci-modelcache",
             signature_version=version,
+            ignore_configured_endpoint_urls=self._endpoint_url == "",  # type: ignore[call-arg]  # the stubs do not know it
             # Checksums of botocore's choice break uploads to many stores, and cost CPU twice: every object is written
             # with an explicit SHA-256 and its bytes are proven by whoever reads them, on AWS too.
             request_checksum_calculation="when_required",
@@ -162,7 +182,7 @@ class Bucket:
             try:
                 client = self._session.client(
                     "s3",
-                    endpoint_url=self._endpoint_url,
+                    endpoint_url=self._endpoint_url or None,
                     region_name=region,
                     verify=self._ca_bundle,
                     config=config,

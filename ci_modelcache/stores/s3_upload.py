@@ -36,9 +36,9 @@ WORKERS = 4
 """Parts of one upload on their way at once, and so in memory; `Bucket.memory` bounds those of all uploads."""
 
 
-def part_size(size: int) -> int:
-    """Bytes of each part but the last of an object of *size* bytes."""
-    part = PART
+def part_size(size: int, *, least: int = PART) -> int:
+    """Bytes of each part but the last of an object of *size* bytes: *least*, or more of a large one."""
+    part = least
     while size > part * MAX_PARTS:
         part *= 2
     return part
@@ -106,21 +106,21 @@ class _Parts:
 
 
 class Upload:
-    """One multipart upload to *key* of *bucket*; *checksums* says whether each part carries its SHA-256."""
+    """One multipart upload to *key* of *bucket*, begun now or that of *resumed*; *checksums* says whether each part carries its SHA-256."""
 
-    def __init__(self, bucket: Bucket, key: str, *, checksums: bool) -> None:
+    def __init__(self, bucket: Bucket, key: str, *, checksums: bool, resumed: str | None = None) -> None:
         self._bucket = bucket
         self._key = key
-        self._checksums = checksums
+        self.checksums = checksums
         self._name = bucket.full(key)
         self._doing = f"writing {key}"
-        self._id = bucket.retried(self._create, doing=self._doing, key=None)
+        self.id = resumed or bucket.retried(self._create, doing=self._doing, key=None)
         self._parts: dict[int, CompletedPartTypeDef] = {}
         self._failure: BaseException | None = None
         self._aborted = threading.Event()
 
     def _create(self, client: S3Client) -> str:
-        if self._checksums:
+        if self.checksums:
             answer = client.create_multipart_upload(
                 Bucket=self._bucket.name, Key=self._name, ChecksumAlgorithm="SHA256"
             )
@@ -143,13 +143,21 @@ class Upload:
                 deadline=self._bucket.retry.deadline,
                 doing=f"{self._doing} ({self._bucket.url})",
             )
-            self._bucket.retry.call(lambda: self._complete(size, create_only=create_only), doing=self._doing)
+            self.complete(size, create_only=create_only)
         except BaseException as error:
-            self._stop(error)
-            # Before the request: a part that ends after this line is seen by its sender to have come too late.
-            self._aborted.set()
-            self._abort(error)
+            self.abandon(error)
             raise
+
+    def complete(self, size: int, *, create_only: bool = False) -> None:
+        """Make the object visible, which has *size* bytes: those of the parts that were sent and adopted."""
+        self._bucket.retry.call(lambda: self._complete(size, create_only=create_only), doing=self._doing)
+
+    def abandon(self, error: BaseException) -> None:
+        """Give up because of *error*, and give the parts back."""
+        self._stop(error)
+        # Before the request: a part that ends after this line is seen by its sender to have come too late.
+        self._aborted.set()
+        self._abort(error)
 
     def _room(self, size: int) -> AbstractContextManager[None]:
         return self._bucket.memory.room(
@@ -171,7 +179,7 @@ class Upload:
     def _send_next(self, parts: _Parts) -> None:
         try:
             with parts.next() as (number, data):
-                self._send(number, data)
+                self.send(number, data)
         except Stopped as stopped:
             # The caller takes the first failure it is handed, which may be this one.
             raise self._failure or stopped from None
@@ -179,16 +187,24 @@ class Upload:
             self._stop(error)
             raise
 
-    def _send(self, number: int, data: mmap) -> None:
+    def adopt(self, number: int, etag: str, sha256: str | None) -> None:
+        """Take part *number* as it is there: it has that ETag, and the *sha256* as S3 writes it if this upload has checksums."""
+        part: CompletedPartTypeDef = {"PartNumber": number, "ETag": etag}
+        if self.checksums and sha256 is not None:
+            part["ChecksumSHA256"] = sha256
+        self._parts[number] = part
+
+    def send(self, number: int, data: mmap) -> None:
+        """Upload part *number* (from 1), again for as long as the store may have it the next time."""
         part: CompletedPartTypeDef = {"PartNumber": number}
         request: UploadPartRequestTypeDef = {
             "Bucket": self._bucket.name,
             "Key": self._name,
-            "UploadId": self._id,
+            "UploadId": self.id,
             "PartNumber": number,
             "Body": data,  # type: ignore[typeddict-item]  # a file to botocore; its stubs ask for IO[Any]
         }
-        if self._checksums:
+        if self.checksums:
             part["ChecksumSHA256"] = request["ChecksumSHA256"] = checksum(data)
         answer = self._bucket.retried(
             lambda client: self._attempt(client, request, data), doing=f"{self._doing}, part {number}"
@@ -211,7 +227,7 @@ class Upload:
         request: CompleteMultipartUploadRequestTypeDef = {
             "Bucket": self._bucket.name,
             "Key": self._name,
-            "UploadId": self._id,
+            "UploadId": self.id,
             "MultipartUpload": {"Parts": [self._parts[number] for number in sorted(self._parts)]},
         }
         if create_only:
@@ -237,7 +253,7 @@ class Upload:
         try:
             self._bucket.once(
                 lambda client: client.abort_multipart_upload(
-                    Bucket=self._bucket.name, Key=self._name, UploadId=self._id
+                    Bucket=self._bucket.name, Key=self._name, UploadId=self.id
                 ),
                 doing=f"aborting the upload of {self._key}",
             )

@@ -18,6 +18,9 @@ _LONGEST = 999_999_999
 _PLAIN = re.compile(_NUMBER)
 _PARTS = re.compile("".join(rf"(?:({_NUMBER}){unit})?" for unit in _UNITS))
 
+KEPT = "what was received is kept"
+"""What the next run begins with, nearly always."""
+
 
 def parse_duration(text: str) -> float:
     """
@@ -65,7 +68,7 @@ class Deadline:
         clock: Callable[[], float] = time.monotonic,
         account: Callable[[], str] = str,
         named: str = "",
-        kept: str = "what was received is kept",
+        kept: str = KEPT,
     ) -> None:
         self.seconds = seconds
         self._named = named

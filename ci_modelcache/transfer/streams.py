@@ -48,3 +48,17 @@ def read_through(open_at: OpenAt, size: int, retry: RetryPolicy, *, what: str) -
         except Unavailable as error:
             failures += 1
             retry.pause(failures, error, doing=doing)
+
+
+def exactly_next(chunks: Iterator[bytes], rest: bytes, size: int) -> tuple[list[bytes], bytes]:
+    """The next *size* bytes of *rest* and *chunks*, or all when there are fewer, in pieces; and what is left of the last piece taken."""
+    found: list[bytes] = []
+    while size:
+        if not rest:
+            rest = next(chunks, b"")
+            if not rest:
+                break
+        found.append(rest[:size])
+        rest = rest[len(found[-1]) :]
+        size -= len(found[-1])
+    return found, rest

@@ -117,7 +117,7 @@ def save_acquired(acquired: Acquired, route: Route) -> tuple[str, ...]:
 def _require_room(files: tuple[ListedFile, ...], route: Route) -> None:
     """Raise `NoSpace` unless what the store and the destination both lack fits on their disks, before any byte moves."""
     unique = {file.sha256 or file.git_oid: file for file in files}.values()
-    storing = sum(file.size for file in unique if not is_stored(file, route.cache))
+    storing = sum(file.size for file in unique if not is_stored(file, route.cache.alone))
     placing = 0 if by_links(route) else plan(files, route).size
     for folder in route.cache.folders:
         if not os.access(folder, os.W_OK):

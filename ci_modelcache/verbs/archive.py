@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import closing
-from itertools import chain, islice
+from contextlib import closing, contextmanager
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from attrs import frozen
 
 from ci_modelcache.cache.proven import ProvenBlob
 from ci_modelcache.errors import ModelCacheError
 from ci_modelcache.layouts.inside import explaining_denial
-from ci_modelcache.model.digest import Fingerprinter, verified
+from ci_modelcache.model.digest import LEAF_SIZE, Digest, Fingerprinter
 from ci_modelcache.model.manifest import FileEntry
 from ci_modelcache.model.tar import header, offsets, padding, trailer
+from ci_modelcache.transfer.outlet import Keeping
 from ci_modelcache.transfer.parallel import bounded, for_each, in_order
+from ci_modelcache.transfer.streams import exactly_next
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from ci_modelcache.cache.modelcache import ModelCache
     from ci_modelcache.cache.tier import Tier
-    from ci_modelcache.model.digest import Digest
     from ci_modelcache.model.tar import Member
-    from ci_modelcache.transfer.outlet import Outlet
+    from ci_modelcache.transfer.outlet import Kept, Outlet, Take
     from ci_modelcache.verbs.step import Step
 
 _AHEAD = 4
@@ -32,7 +35,7 @@ _AHEAD = 4
 _PIECE = 1024 * 1024
 """Bytes of a local file that are in memory."""
 
-_Name = tuple["Digest", int, "Digest | None"]
+_Name = tuple[Digest, int, Digest | None]
 """What manifests say about a blob."""
 
 
@@ -43,6 +46,35 @@ class Piece(Protocol):
     def member(self) -> Member: ...
     @property
     def content(self) -> bytes | FileEntry | Path: ...
+
+
+@frozen
+class _Stretch:
+    """Up to `LEAF_SIZE` bytes of the blob of *path*: those that are proven at once."""
+
+    blob: ProvenBlob
+    number: int
+    path: str
+
+    @property
+    def size(self) -> int:
+        return min(LEAF_SIZE, self.blob.file.size - self.number * LEAF_SIZE)
+
+    @property
+    def digest(self) -> Digest:
+        return self.blob.digest(self.number)
+
+
+@frozen
+class _Local:
+    """A file of this machine, about which nothing is promised but its size."""
+
+    path: Path
+    size: int
+
+
+_Unit = bytes | _Stretch | _Local
+"""What an archive is made of, one after the other."""
 
 
 class Archive:
@@ -74,59 +106,139 @@ class Archive:
         """
         Give all of it to *outlet*, and return its digest; of a blob only bytes that are proven, of a large one in stretches.
 
-        Wrong ones of which there is no right copy raise `IntegrityError`.
+        What the outlet has kept of an earlier try is proven as if it came from the store, and is not read there again.
+        Wrong bytes of which there is no right copy raise `IntegrityError`.
         """
         return bounded(
             lambda: self._write(outlet), deadline=self._step.deadline, doing=f"{self._doing} to {outlet.name}"
         )
 
     def _write(self, outlet: Outlet) -> Digest:
-        step, hasher = self._step, Fingerprinter(self.size, git=False, leaves=False)
-        with closing(self._contents()) as contents, outlet.open(self.size) as take:
-            step.progress.start(self._doing, self.size)
+        progress, passed = self._step.progress, _Passed(self.size)
+        with self._opened(outlet, passed) as take, closing(self._contents(passed.units)) as contents:
+            progress.start(self._doing, self.size)
             try:
-                for chunk in chain(contents, [self._trailer]):
-                    step.deadline.check(self._doing)
-                    take(chunk)
-                    hasher.update(chunk)
-                    step.progress.advance(len(chunk))
+                progress.advance(passed.seen)
+                for unit, chunks in contents:
+                    for chunk in chunks:
+                        self._step.deadline.check(self._doing)
+                        take(chunk)
+                        passed.by(chunk, unit)
+                        progress.advance(len(chunk))
+                    passed.end(unit)
             finally:
-                step.progress.finish()
-        return hasher.finish().sha256
+                progress.finish()
+        return passed.digest
 
-    def _contents(self) -> Generator[bytes, None, None]:
-        """All of the archive but its trailer."""
+    @contextmanager
+    def _opened(self, outlet: Outlet, passed: _Passed) -> Iterator[Take]:
+        """What takes all that has not *passed*, once the block begins."""
+        if not isinstance(outlet, Keeping):
+            with outlet.open(self.size) as take:
+                yield take
+            return
+
+        def begin(kept: Kept) -> int:
+            self._prove(kept, passed)
+            return passed.seen
+
+        with outlet.resume(self.size, begin) as take:
+            yield take
+
+    def _prove(self, kept: Kept, passed: _Passed) -> None:
+        """Let pass what is *kept* of the archive, up to the first unit that is not whole or not right."""
+        chunks, rest = kept(0), b""
+        for unit in self._units():
+            self._step.deadline.check(f"looking at what is left from {self._doing} before")
+            if isinstance(unit, _Local):
+                return
+            size = len(unit) if isinstance(unit, bytes) else unit.size
+            found, rest = exactly_next(chunks, rest, size)
+            if sum(map(len, found)) < size or not _is(unit, found):
+                return
+            for chunk in found:
+                passed.by(chunk, unit)
+            passed.end(unit)
+
+    def _contents(self, done: int) -> Generator[tuple[_Unit, Iterable[bytes]], None, None]:
+        """The units but for the first *done*, and the bytes of each."""
         read = in_order(
-            self._stretches(),
-            lambda stretch: stretch[0].read(stretch[1]),
+            (unit for unit in islice(self._units(), done, None) if isinstance(unit, _Stretch)),
+            lambda unit: unit.blob.read(unit.number),
             workers=min(_AHEAD, self._step.workers),
             deadline=self._step.deadline,
             doing="reading from the store",
         )
         with closing(read):
-            for piece in self._pieces:
-                yield header(piece.member)
-                if isinstance(piece.content, FileEntry):
-                    count = self._blobs[_name(piece.content)].stretches
-                    chunks = chain.from_iterable(islice(read, count))
-                    # One stretch is proven by the file's own digest; several by their leaves, which only say what the manifest does.
-                    yield from chunks if count == 1 else verified(chunks, piece.content.expected, piece.member.path)
-                elif isinstance(piece.content, bytes):
-                    yield piece.content
+            for unit in islice(self._units(), done, None):
+                if isinstance(unit, _Stretch):
+                    yield unit, next(read)
+                elif isinstance(unit, bytes):
+                    yield unit, [unit]
                 else:
-                    yield from _local(piece.content, piece.member.size)
-                yield padding(piece.member.size)
+                    yield unit, _local(unit.path, unit.size)
+
+    def _units(self) -> Iterator[_Unit]:
+        for piece in self._pieces:
+            yield header(piece.member)
+            content = piece.content
+            if isinstance(content, FileEntry):
+                blob = self._blobs[_name(content)]
+                yield from (_Stretch(blob, number, piece.member.path) for number in range(blob.stretches))
+            elif isinstance(content, bytes):
+                yield content
+            else:
+                yield _Local(content, piece.member.size)
+            yield padding(piece.member.size)
+        yield self._trailer
 
     def _files(self) -> Iterator[FileEntry]:
         return (piece.content for piece in self._pieces if isinstance(piece.content, FileEntry))
 
-    def _stretches(self) -> Iterator[tuple[ProvenBlob, int]]:
-        return (
-            (blob, number)
-            for file in self._files()
-            for blob in (self._blobs[_name(file)],)
-            for number in range(blob.stretches)
-        )
+
+class _Passed:
+    """What has gone by of an archive of *size* bytes: how many *units*, how many bytes, and what they hash to."""
+
+    def __init__(self, size: int) -> None:
+        self.units = 0
+        self._all = Fingerprinter(size, git=False, leaves=False)
+        self._file: Fingerprinter | None = None
+
+    @property
+    def seen(self) -> int:
+        """Bytes."""
+        return self._all.seen
+
+    @property
+    def digest(self) -> Digest:
+        """Of all. To be asked for once, at the end."""
+        return self._all.finish().sha256
+
+    def by(self, chunk: bytes, unit: _Unit) -> None:
+        """Count *chunk*, a part of *unit*."""
+        self._all.update(chunk)
+        # One stretch is proven by the file's own digest; several by their leaves, which only say what the manifest does.
+        if isinstance(unit, _Stretch) and unit.blob.stretches > 1:
+            if self._file is None:
+                self._file = unit.blob.file.expected.fingerprinter(leaves=False)
+            self._file.update(chunk)
+
+    def end(self, unit: _Unit) -> None:
+        """Count *unit*; raises `IntegrityError` when a file that ends with it is not what its manifest says."""
+        self.units += 1
+        if isinstance(unit, _Stretch) and self._file is not None and unit.number == unit.blob.stretches - 1:
+            unit.blob.file.expected.check(self._file.finish(), unit.path)
+            self._file = None
+
+
+def _is(unit: bytes | _Stretch, found: Sequence[bytes]) -> bool:
+    """Whether the bytes that were *found* are those of *unit*, as many as it has."""
+    if isinstance(unit, bytes):
+        return b"".join(found) == unit
+    hasher = Fingerprinter(unit.size, git=False, leaves=False)
+    for chunk in found:
+        hasher.update(chunk)
+    return hasher.finish().sha256 == unit.digest
 
 
 def _name(file: FileEntry) -> _Name:

@@ -11,6 +11,7 @@ from attrs import evolve, field, frozen
 
 from ci_modelcache.cache.modelcache import ModelCache
 from ci_modelcache.cache.publication import Publication
+from ci_modelcache.cache.replicas import ReplicatedCache
 from ci_modelcache.errors import (
     AccessDenied,
     DeadlineExceeded,
@@ -56,7 +57,8 @@ class Delivery:
     How the file at *path* came, and what was *seen* of it: *how* is reflink, hardlink, copy or download.
 
     *mended*: the store should have had it right, and upstream gave it. *warning*: why the store is wrong still, or who lied, or empty.
-    *received* bytes came over a network, *sources* are those of upstream by URL. *near*: it came from a tier.
+    *received* bytes came over a network, *sources* are those of upstream by URL. *near*: it came from a tier; *replica* is the URL of that
+    which it came from, or empty.
     """
 
     path: str
@@ -68,6 +70,7 @@ class Delivery:
     received: int = 0
     sources: dict[str, int] = field(factory=dict)
     near: bool = False
+    replica: str = ""
 
 
 @frozen
@@ -194,10 +197,16 @@ def _from_store(file: ListedFile, route: Route) -> Delivery:
             return _from_copy(file, file.sha256, copy, route)
         except (ObjectNotFound, IntegrityError) as error:
             failure = error
+        except Unavailable as error:
+            if not isinstance(route.cache, ReplicatedCache):
+                raise
+            route.cache.give_up(copy.store, error)
+            failure = error
     raise failure
 
 
 def _from_copy(file: ListedFile, digest: Digest, copy: BlobCopy, route: Route) -> Delivery:
+    replica = "" if copy.store is route.cache.store else copy.store.url
     for local in copy.files:
         placed = place(
             local,
@@ -209,10 +218,10 @@ def _from_copy(file: ListedFile, digest: Digest, copy: BlobCopy, route: Route) -
             receipts=route.receipts,
         )
         route.step.progress.advance(file.size)
-        return Delivery(file.path, file.size, placed, Fingerprint(file.size, digest, None, None))
+        return Delivery(file.path, file.size, placed, Fingerprint(file.size, digest, None, None), replica=replica)
     chunks = partial(read_through, copy.open, file.size, route.step.retry, what=str(copy))
     seen = route.step.receive(lambda count: _land(count(chunks()), file, route), doing=f"reading {copy}")
-    return Delivery(file.path, file.size, DOWNLOAD, seen, received=file.size)
+    return Delivery(file.path, file.size, DOWNLOAD, seen, received=file.size, replica=replica)
 
 
 def _from_upstream(file: ListedFile, route: Route) -> Delivery:

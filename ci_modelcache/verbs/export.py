@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
+from ci_modelcache.cache.proven import ProvenBlob
 from ci_modelcache.errors import DeadlineExceeded, ObjectNotFound, SnapshotNotFound
+from ci_modelcache.model.archive import Packed, since_of
+from ci_modelcache.model.digest import Digest
 from ci_modelcache.model.manifest import FileEntry, Manifest
+from ci_modelcache.model.oci_archive import oci_archive
 from ci_modelcache.model.plain_archive import plain_archive
 from ci_modelcache.model.ref import ModelRef, SnapshotId
 from ci_modelcache.model.selection import Selection
+from ci_modelcache.transfer.outlet import Lasting, Written
+from ci_modelcache.transfer.parallel import in_order
 from ci_modelcache.verbs.archive import Archive
 from ci_modelcache.verbs.resolve import resolve
 from ci_modelcache.verbs.stored import stored_manifest
@@ -20,12 +26,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ci_modelcache.cache.modelcache import ModelCache
+    from ci_modelcache.model.archive import Entry
     from ci_modelcache.model.lock import Lock
     from ci_modelcache.sources.protocol import Upstream
     from ci_modelcache.transfer.outlet import Outlet
     from ci_modelcache.verbs.step import Step
 
-PLAIN = "plain"
+OCI, PLAIN = "oci", "plain"
+FORMATS = (OCI, PLAIN)
+"""What an archive can be, the default first."""
 _DOING = "exporting"
 
 
@@ -47,18 +56,36 @@ class ExportReport:
     """What `export` wrote; sizes in bytes. This is API: fields are added, never changed."""
 
     path: str
-    """The file that was written, or `-` for stdout."""
+    """Where it was written: the file or object, of which there are only parts when it was split, or `-` for stdout."""
     format: str
-    """`plain`."""
+    """`oci` or `plain`."""
     size: int
-    """Bytes of the archive."""
+    """Bytes of the archive, before it is compressed or cut into parts."""
     sha256: str
-    """Of the archive: the same for the same models on every run and machine."""
+    """Of the archive, before it is compressed or cut into parts: the same for the same models on every run and machine."""
     files: int
-    """How many files of models are in it; what two parts of one commit share is in it once."""
+    """How many files of models are in it: of `oci` different ones, of `plain` what two parts of one commit share is in it once."""
     models: tuple[ExportedModel, ...]
     """What is in it, in the order asked for."""
     seconds: float
+    since: str | None = None
+    """Of a delta: SHA-256 over the sorted lines of the SHA-256 of what it leaves out, which an import must find in its store."""
+    left_out: int = 0
+    """How many different files of the models are not in it, as the other archive or lock has them."""
+    written: tuple[Written, ...] = ()
+    """What the archive has become: one file or object, or its parts; nothing for stdout."""
+
+
+@frozen
+class ExportOptions:
+    """
+    How to export: the *format*, one of `FORMATS`, and the digests of files that are left out, as whoever reads the archive has them.
+
+    What *without* names and no model has changes nothing.
+    """
+
+    format: str = OCI
+    without: frozenset[Digest] = frozenset()
 
 
 @frozen
@@ -89,7 +116,14 @@ def held(
         raise
 
 
-def export(models: Sequence[Exported], outlet: Outlet, *, cache: ModelCache, step: Step) -> ExportReport:
+def export(
+    models: Sequence[Exported],
+    outlet: Outlet,
+    *,
+    cache: ModelCache,
+    step: Step,
+    options: ExportOptions = ExportOptions(),
+) -> ExportReport:
     """
     Write the archive of *models*, whose blobs are in *cache*, to *outlet*.
 
@@ -97,24 +131,57 @@ def export(models: Sequence[Exported], outlet: Outlet, *, cache: ModelCache, ste
     when they are proven, those of a large file in stretches; wrong ones of which there is no right copy raise `IntegrityError`.
     """
     started = step.clock()
-    entries = plain_archive(model.manifest for model in models)
-    archive = Archive(entries, cache=cache, step=step, doing=_DOING)
     with explaining_miss(models):
+        entries = _entries(models, cache=cache, step=step, options=options)
+        archive = Archive(entries, cache=cache, step=step, doing=_DOING)
         archive.find()
     try:
         seen = archive.write(outlet)
     except DeadlineExceeded as error:
-        error.hint = "raise --deadline: an export begins anew"
+        goes_on = isinstance(outlet, Lasting) and outlet.goes_on
+        again = "run it again: it goes on where it was" if goes_on else "it begins anew"
+        error.hint = f"raise --deadline, and {again}"
         raise
+    left_out = {file.sha256 for model in models for file in model.manifest.files} - {entry.sha256 for entry in entries}
     return ExportReport(
         path=outlet.name,
-        format=PLAIN,
+        format=options.format,
         size=archive.size,
         sha256=seen.hex,
         files=sum(1 for entry in entries if isinstance(entry.content, FileEntry)),
         models=tuple(map(described, models)),
         seconds=step.clock() - started,
+        since=since_of(left_out).hex if left_out else None,
+        left_out=len(left_out),
+        written=outlet.written(seen.hex) if isinstance(outlet, Lasting) else (),
     )
+
+
+def _entries(models: Sequence[Exported], *, cache: ModelCache, step: Step, options: ExportOptions) -> tuple[Entry, ...]:
+    """The members of the archive, for which leaf lists are read."""
+    manifests = [model.manifest for model in models]
+    if options.format == PLAIN:
+        return plain_archive(manifests, without=options.without)
+    large = {file.leaves: file for manifest in manifests for file in manifest.files if file.leaves is not None}
+
+    def read(item: tuple[Digest, FileEntry]) -> tuple[Digest, bytes]:
+        name, file = item
+        blob = ProvenBlob(file, cache)
+        if file.sha256 not in options.without:
+            blob.find()  # a blob that is missing is said to be, and not its leaf list
+        return name, blob.leaf_list()
+
+    leaf_lists = dict(
+        in_order(
+            large.items(),
+            read,
+            workers=step.workers,
+            deadline=step.deadline,
+            doing="reading leaf lists",
+        )
+    )
+    packed = (Packed(model.manifest, frozenset({model.ref.revision})) for model in models)
+    return oci_archive(packed, leaf_lists, without=options.without)
 
 
 def _remedy(ref: ModelRef) -> str:
@@ -137,13 +204,13 @@ def described(model: Exported) -> ExportedModel:
 
 @contextmanager
 def explaining_miss(models: Sequence[Exported]) -> Iterator[None]:
-    """Say of an `ObjectNotFound`, whose key is the SHA-256 of a blob, of which file of *models* that is, and what helps."""
+    """Say of an `ObjectNotFound`, whose key ends in the SHA-256 of a blob or leaf list, of which file of *models* that is, and what helps."""
     try:
         yield
     except ObjectNotFound as miss:
         for model in models:
             for file in model.manifest.files:
-                if file.sha256.hex == miss.key:
+                if miss.key.rpartition("/")[2] in {file.sha256.hex, str(file.leaves)}:
                     miss.add_note(f"it is {file.path} of {model.ref}")
                     miss.hint = _remedy(model.ref)
         raise

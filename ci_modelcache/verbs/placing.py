@@ -65,6 +65,15 @@ class Placement:
         return dict(found)
 
     @property
+    def replicas(self) -> dict[str, int]:
+        """Bytes by the URL of the replica that had them."""
+        found: Counter[str] = Counter()
+        for delivery in self.delivered:
+            if delivery.replica:
+                found[delivery.replica] += delivery.size
+        return dict(found)
+
+    @property
     def mended(self) -> tuple[str, ...]:
         """Paths that the store should have had right, and upstream gave, sorted."""
         return tuple(sorted(delivery.path for delivery in self.delivered if delivery.mended))

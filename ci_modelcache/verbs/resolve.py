@@ -63,8 +63,7 @@ def resolve(ref: ModelRef, *, cache: ModelCache, upstream: Upstream, revision_tt
     except (Unavailable, SnapshotNotFound) as error:
         # `SnapshotNotFound` is the answer of an upstream that may not ask; that of an authority is another `NotFound`.
         for head in heads:
-            age = max(0.0, cache.now() - head.observed_at) / 3600
-            _log.warning("using %s as it was %.1f h ago (%s): %s", ref, age, head.commit, _why(error))
+            _log.warning("using %s as it was %s (%s): %s", ref, _when(head, cache), head.commit, _why(error))
             return Resolution(head.commit, STORE, stale=True)
         for lie in broken:
             raise lie from error
@@ -117,6 +116,12 @@ def _ask(
 def word_of(upstream: Upstream) -> str:
     """Whose word *upstream* gave last: that of the authority, or of a mirror which stood in for it."""
     return MIRROR if isinstance(upstream, Mirrors) and upstream.believed is not None else AUTHORITY
+
+
+def _when(head: HeadRecord, cache: ModelCache) -> str:
+    if not head.observed_at:
+        return "in the archive that it was imported from"
+    return f"{max(0.0, cache.now() - head.observed_at) / 3600:.1f} h ago"
 
 
 def _why(error: Unavailable | SnapshotNotFound) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, field, frozen
 
+from ci_modelcache.cache.access import touch
 from ci_modelcache.errors import ConfigError, IntegrityError, SnapshotNotFound
 from ci_modelcache.layouts.inside import explaining_denial
 from ci_modelcache.model.loading import runs_code
@@ -83,6 +84,8 @@ class RestoreReport:
     """Files that may run code of their author when a library loads them."""
     bytes_from_tier: int = 0
     """Bytes that lay in a tier of this machine; they are among those copied and linked, too."""
+    replicas: dict[str, int] = field(factory=dict)
+    """Bytes by the URL of the replica that had them, as the store did not."""
 
 
 @frozen
@@ -174,6 +177,7 @@ def _report(ref: ModelRef, wanted: Wanted, done: _Done, route: Route) -> Restore
         mirrors=done.mirrors,
         runs_code=runs_code(done.manifest),
         bytes_from_tier=done.placement.near,
+        replicas=done.placement.replicas,
     )
 
 
@@ -221,6 +225,8 @@ def _in_turn(wanted: Wanted, route: Route) -> _Done:
 
 
 def _from_store(manifest: Manifest, wanted: Wanted, route: Route) -> _Done:
+    if route.save and route.cache.is_asked:
+        touch(route.cache.alone, wanted.snapshot)
     placement = carry_out(plan(map(listed_of, manifest.files), route), route)
     _publish(manifest, wanted, route)
     anchor = LOCK if wanted.locked else STORE

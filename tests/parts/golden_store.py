@@ -1,7 +1,8 @@
 """
 The golden store of format 1, in ``tests/golden/store/``. It must stay readable for ever, so it is never made anew by a test.
 
-To change the format on purpose, with a new format number: ``python -m tests.parts.golden_store``, and look at the difference.
+To change the format on purpose, with a new format number: ``python -m tests.parts.golden_store``, and look at the difference. The archives
+beside it were made by ``CI_MODELCACHE_STORE=tests/golden/store ci-modelcache export tiny/golden_model@<COMMIT> -o ... --format ...``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from ci_modelcache.stores.protocol import Store
 
 GOLDEN_STORE = Path(__file__).parent.parent / "golden" / "store"
+GOLDEN_ARCHIVES = {name: GOLDEN_STORE.with_name("archives") / f"{name}.tar" for name in ("oci", "plain")}
+"""What `export` makes of its snapshot, asked for by its commit."""
 FILES = {
     "config.json": b'{"model_type": "bert"}\n',
     "scripts/run.sh": b"#!/bin/sh\nexec true\n",

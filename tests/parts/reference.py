@@ -34,18 +34,24 @@ from ci_modelcache.model.project import ProjectModel
 from ci_modelcache.settings import OPTIONS, SETTINGS, Alias, Flag, Setting, variable
 from ci_modelcache.verbs.auth import AuthReport
 from ci_modelcache.verbs.doctor import DoctorReport
+from ci_modelcache.verbs.du import UseReport
 from ci_modelcache.verbs.export import ExportReport
 from ci_modelcache.verbs.fetch import FetchReport
 from ci_modelcache.verbs.figures import StatsReport
+from ci_modelcache.verbs.import_archive import ImportReport
 from ci_modelcache.verbs.inspect import SnapshotInfo, StoredSnapshot
+from ci_modelcache.verbs.keep import DroppedSnapshot, PinnedSnapshot
 from ci_modelcache.verbs.lock import LockReport
 from ci_modelcache.verbs.lookup import LookupReport
 from ci_modelcache.verbs.mirrors import MirrorsReport
 from ci_modelcache.verbs.mirrors_check import CheckReport
 from ci_modelcache.verbs.mirrors_figures import BenchReport
 from ci_modelcache.verbs.presign import PresignReport
+from ci_modelcache.verbs.prune import PruneReport
+from ci_modelcache.verbs.replicate import ReplicateReport
 from ci_modelcache.verbs.restore import RestoreReport
 from ci_modelcache.verbs.save import SaveReport
+from ci_modelcache.verbs.split import StagedReport
 from ci_modelcache.verbs.verify import VerifyReport
 from ci_modelcache.verbs.warm import WarmReport
 
@@ -256,7 +262,7 @@ def settings() -> Iterator[str]:
 
 
 _OPTION_WORDS = {"models": "the REFs of the command line, separated by white space"}
-_LISTS = frozenset({"include", "exclude"})
+_LISTS = frozenset({"include", "exclude", "since"})
 
 
 def options() -> Iterator[str]:
@@ -329,6 +335,8 @@ DOCUMENTS: dict[str, Shape] = {
     "warm": WarmReport,
     "save": SaveReport,
     "export": ExportReport,
+    "import": ImportReport,
+    "import --part": StagedReport,
     "presign": PresignReport,
     "docker context": ContextReport,
     "docker context --tar": StreamReport,
@@ -342,6 +350,12 @@ DOCUMENTS: dict[str, Shape] = {
     "info": SnapshotInfo,
     "path": {"ref": str, "commit": str, "path": str},
     "verify": VerifyReport,
+    "replicate": ReplicateReport,
+    "prune": PruneReport,
+    "undelete": {"store": str, "snapshots": [DroppedSnapshot]},
+    "pin": {"store": str, "pins": [PinnedSnapshot]},
+    "unpin": {"store": str, "unpinned": [str]},
+    "du": UseReport,
     "stats": StatsReport,
     "mirrors": MirrorsReport,
     "mirrors bench": BenchReport,
@@ -428,7 +442,7 @@ MEANINGS = {
     "settings": "every setting by name",
     "settings.<name>": "a setting",
     "value": "its value; a secret is `***`, and null says that there is none; of `mirrors` a list of objects with the keys of `[[mirrors]]` and `kind`; "
-    "of `tokens` a list of objects with `host`, `provider` and `origin`",
+    "of `tokens` a list of objects with `host`, `provider` and `origin`; of `replicas` a list of texts",
     "origin": "where it comes from: a flag, a variable, `modelcache.toml:3`, `default`",
     "shell": "the shell",
     "script": "the script",
@@ -451,6 +465,9 @@ MEANINGS = {
     "lock.models": "the models that are locked now",
     "lock --check.path": "the lock file",
     "lock --check.matches": "how many models match",
+    "undelete.snapshots": "what is back, or without REF what can be brought back",
+    "pin.pins": "what is pinned now, or without REF all that is",
+    "unpin.unpinned": "what is not pinned any longer, by repository and commit",
     "ls.snapshots": "all snapshots of the store",
     "info.files": "its files",
     "info.files[].path": "relative to the snapshot",
@@ -465,7 +482,8 @@ MEANINGS = {
     "docker context.snapshots": "one for each model, in the order asked for, as in [restore](#json-restore)",
     "dockerfile.style": "`run`, `copy` or `add`",
     "dockerfile.dockerfile": "the text",
-    "verify.problems[].what": "a path, or `manifest`",
+    "verify.problems[].kind": "`missing`, `wrong`, `spare`, `dropped`, or `unsupported` by this version: see [verify.md](verify.md)",
+    "verify.problems[].what": "a path, `manifest`, or the key of an object",
 }
 """What a field means that has no docstring of its own: by document and path, by path, or by name."""
 
