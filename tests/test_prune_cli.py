@@ -57,6 +57,7 @@ def line(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     del place
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("COLUMNS", "100")
 
     def run(line: str) -> Outcome:
         capsys.readouterr()

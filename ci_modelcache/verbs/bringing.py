@@ -90,7 +90,7 @@ class Bringing:
         self._for_each(absent, look)
         if lacking:
             some = ", ".join(sorted(lacking)[:_SHOWN])
-            msg = f"{self._name} leaves out {len(plan.absent)} files, and {self._cache.url} lacks {len(lacking)} of them: {some}"
+            msg = f"of the files that {self._name} leaves out {self._cache.url} lacks {len(lacking)} of {len(plan.absent)}: {some}"
             raise SnapshotNotFound(
                 msg, hint="import the archive first that it was made against; or export without --since"
             )
