@@ -26,12 +26,11 @@ from ci_modelcache.cache.collection import Amount, CollectOptions, collect
 from ci_modelcache.cache.modelcache import ModelCache
 from ci_modelcache.cache.publication import published
 from ci_modelcache.errors import IntegrityError, ModelCacheError, ObjectNotFound, SnapshotNotFound
-from ci_modelcache.model.digest import Digest
 from ci_modelcache.stores.probe import probe
 from ci_modelcache.stores.s3 import S3Store
 from ci_modelcache.transfer.deadline import Deadline
 from ci_modelcache.transfer.retry import RetryPolicy
-from tests.parts.cached import publish
+from tests.parts.cached import publish, read_snapshot
 from tests.parts.servers import ADMIN, BUCKET, REGION, seaweedfs
 from tests.parts.snapshots import manifest_of
 
@@ -75,19 +74,6 @@ def opened(endpoint: str) -> ModelCache:
     return ModelCache(S3Store(BUCKET, PREFIX, endpoint_url=endpoint, region=REGION, retry=retry), retry=retry)
 
 
-def read(cache: ModelCache, one: Snapshot) -> None:
-    """Read all of it; raises `SnapshotNotFound`, `ObjectNotFound` or `IntegrityError` for what is lost."""
-    for file in cache.manifest(one.manifest.id).files:
-        for copy in cache.blob_copies(file.sha256, file.size):
-            with suppress(ObjectNotFound), copy.open(0) as chunks:
-                if Digest.of(b"".join(chunks)) != file.sha256:
-                    msg = f"{copy} holds other bytes"
-                    raise IntegrityError(msg)
-                break
-        else:
-            raise ObjectNotFound(file.path, cache.url)
-
-
 class Worker:
     """One process: *role* over and over, until it is killed. *folder* holds a lock for each snapshot."""
 
@@ -115,7 +101,7 @@ class Worker:
 
     def _expect(self, one: Snapshot, why: str) -> None:
         try:
-            read(self._cache, one)
+            read_snapshot(self._cache, one.manifest.id)
         except (SnapshotNotFound, ObjectNotFound, IntegrityError) as error:
             msg = f"{one} was {why}, and it is not there: {error}"
             raise AssertionError(msg) from error
@@ -152,7 +138,7 @@ class Worker:
         """A reader takes no lock: it may miss what is being dropped, but never reads wrong bytes."""
         one = Snapshot(self._chance.randrange(SNAPSHOTS))
         try:
-            read(self._cache, one)
+            read_snapshot(self._cache, one.manifest.id)
         except (SnapshotNotFound, ObjectNotFound):
             return "missed"
         except IntegrityError as error:
@@ -250,7 +236,7 @@ def _settle(cache: ModelCache, endpoint: str, folder: Path) -> Iterator[str]:
     if last.survey.unnamed != Amount():
         yield f"LOST nothing, but garbage stays: {last}"
     for number in range(SNAPSHOTS):
-        read(cache, Snapshot(number))
+        read_snapshot(cache, Snapshot(number).manifest.id)
     environ = {**os.environ, "HOME": str(folder), "CI_MODELCACHE_STATE": str(folder / "state")}
     argv = [sys.executable, "-m", "ci_modelcache", "verify", "--all", "--store", f"s3://{BUCKET}/{PREFIX}"]
     argv += ["--endpoint-url", endpoint, "--region", REGION]

@@ -19,7 +19,7 @@ from ci_modelcache.cli import docker
 from ci_modelcache.cli.groups import command_in
 from ci_modelcache.cli.main import COMMANDS, Commands, commands, main
 from ci_modelcache.demo.hub import LoopbackHub
-from tests.parts.command_line import Outcome
+from tests.parts.command_line import Outcome, calling
 from tests.parts.reference import NAMES, called, command_of
 
 if TYPE_CHECKING:
@@ -39,12 +39,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
 
-    def run(line: str) -> Outcome:
-        capsys.readouterr()
-        code = main(shlex.split(line))
-        return Outcome(code, *capsys.readouterr())
-
-    return run
+    return calling(capsys)
 
 
 @pytest.fixture

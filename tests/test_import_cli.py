@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shlex
 import subprocess
 import sys
 import time
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING
 import pytest
 from backports import zstd
 
-from ci_modelcache.cli.main import main
 from ci_modelcache.model.digest import Digest
 from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.stores.directory import DirectoryStore
@@ -24,7 +22,7 @@ from ci_modelcache.transfer.parts import Sums, part_name, sums_name
 from ci_modelcache.transfer.retry import RetryPolicy
 from tests.parts.archives import oci_tar, plain_tar
 from tests.parts.cached import cache_in, require_restorable
-from tests.parts.command_line import Outcome
+from tests.parts.command_line import Outcome, calling
 from tests.parts.servers import BUCKET, REGION, S3Server, login
 from tests.parts.snapshots import COMMIT, CONTENTS, REPO, manifest_of
 from tests.parts.verbs import files_in, write_files
@@ -50,11 +48,7 @@ def run(
     monkeypatch.setenv("CI_MODELCACHE_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("CI_MODELCACHE_STATE", str(tmp_path / "state"))
 
-    def run(line: str) -> Outcome:
-        capsys.readouterr()
-        return Outcome(main(shlex.split(line)), *capsys.readouterr())
-
-    return run
+    return calling(capsys)
 
 
 def require_imported(folder: Path) -> None:

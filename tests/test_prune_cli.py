@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ci_modelcache.cache import keys
-from ci_modelcache.cli.main import main
 from ci_modelcache.stores.locations import open_store
 from ci_modelcache.transfer.retry import RetryPolicy
-from tests.parts.command_line import Outcome
+from tests.parts.command_line import Outcome, calling
 from tests.parts.servers import BUCKET, READER, REGION, login
 from tests.parts.verbs import files_in, write_files
 
@@ -59,12 +58,7 @@ def line(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("COLUMNS", "100")
 
-    def run(line: str) -> Outcome:
-        capsys.readouterr()
-        code = main(shlex.split(line))
-        return Outcome(code, *capsys.readouterr())
-
-    return run
+    return calling(capsys)
 
 
 @pytest.fixture
@@ -162,7 +156,7 @@ def test_a_brake_is_a_wrong_command_line_and_changes_nothing(run: Run, store: St
         ("--max-share 101%", "not a share"),
         ("--min-age tomorrow", "not a duration"),
         ("--keep-lock missing.lock", "there is no missing.lock"),
-        ("--yes --mode read", "changes the store, and the mode is read"),
+        ("--yes --mode read", "writes to the store, and the mode is read"),
         ("--mode off", "the mode is off"),
     ],
 )

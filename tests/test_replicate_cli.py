@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci_modelcache.cli.main import main
 from ci_modelcache.errors import DeadlineExceeded
 from ci_modelcache.stores.directory import DirectoryStore
 from ci_modelcache.stores.locations import open_store
 from ci_modelcache.transfer.retry import RetryPolicy
 from tests.parts.cached import MANIFEST, cache_in, publish, require_restorable
-from tests.parts.command_line import Outcome
+from tests.parts.command_line import Outcome, calling
 from tests.parts.servers import ADMIN, BUCKET, READER, REGION, S3Server, login
 from tests.parts.snapshots import COMMIT, REPO, manifest_of
 
@@ -40,12 +39,7 @@ def run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CI_MODELCACHE_STATE", str(tmp_path / "state"))
 
-    def run(line: str) -> Outcome:
-        capsys.readouterr()
-        code = main(line.split())
-        return Outcome(code, *capsys.readouterr())
-
-    return run
+    return calling(capsys)
 
 
 @pytest.fixture

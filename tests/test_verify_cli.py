@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ci_modelcache.cli.main import main
 from ci_modelcache.stores.s3 import S3Store
-from tests.parts.command_line import Outcome
+from tests.parts.command_line import Outcome, calling
 from tests.parts.hub import TINY, WEIGHTS
 from tests.parts.servers import BUCKET, REGION, S3Server, login
 from tests.parts.stores import tree
@@ -30,12 +28,7 @@ def run(bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     monkeypatch.setenv("HF_ENDPOINT", bench.hub.url)
     monkeypatch.setenv("CI_MODELCACHE_STORE", str(bench.disk.root))
 
-    def run(line: str) -> Outcome:
-        capsys.readouterr()
-        code = main(shlex.split(line))
-        return Outcome(code, *capsys.readouterr())
-
-    return run
+    return calling(capsys)
 
 
 def test_all_tells_what_there_is_and_what_nobody_needs(run: Callable[[str], Outcome], bench: Bench) -> None:
@@ -82,7 +75,7 @@ def test_a_reader_samples_without_writing_to_the_store(run: Callable[[str], Outc
         ("verify --sample 101%", "not a share"),
         ("verify --from replica", "--repair"),
         ("verify --repair --from typo", "there is no folder"),
-        ("verify --repair --mode read", "this command changes the store, and the mode is read"),
+        ("verify --repair --mode read", "this command writes to the store, and the mode is read"),
         ("verify --repair --store typo", "there is no folder"),
     ],
 )

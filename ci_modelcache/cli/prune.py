@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ci_modelcache.cache.collection import CollectOptions
-from ci_modelcache.cli.changing import parse_share, store_to_change
+from ci_modelcache.cli.changing import store_to_change
 from ci_modelcache.cli.command import verb
 from ci_modelcache.cli.prune_words import pruned, pruning
 from ci_modelcache.model.retention import DAY, Policy
+from ci_modelcache.model.share import parse_share
 from ci_modelcache.model.size import parse_size
 from ci_modelcache.transfer.deadline import parse_duration
 from ci_modelcache.verbs.lock import read_lock

@@ -11,12 +11,13 @@ from attrs import frozen
 from ci_modelcache.cache.inventory import is_store
 from ci_modelcache.cache.modelcache import ModelCache
 from ci_modelcache.cache.replicas import USELESS
-from ci_modelcache.cli.changing import parse_share, store_to_change
+from ci_modelcache.cli.changing import store_to_change
 from ci_modelcache.cli.command import verb
 from ci_modelcache.cli.opening import open_named
 from ci_modelcache.cli.reports import verified
 from ci_modelcache.cli.targets import stored
 from ci_modelcache.errors import ConfigError
+from ci_modelcache.model.share import parse_share
 from ci_modelcache.sources.mirrors import Mirrors
 from ci_modelcache.verbs.givers import FolderGiver, StoreGiver, TierGiver
 from ci_modelcache.verbs.mend import Mender

@@ -32,7 +32,7 @@ class _Size:
     plain: int
 
 
-class Compressed:
+class Compressed(Keeping):
     """
     *outlet*, which is given frames of *frame* bytes. The same bytes in make the same bytes out with one version of libzstd alone.
 
@@ -55,11 +55,6 @@ class Compressed:
     def written(self, sha256: str) -> tuple[Written, ...]:
         del sha256  # of what was packed
         return self._outlet.written(self._sha256) if isinstance(self._outlet, Lasting) else ()
-
-    @contextmanager
-    def open(self, size: int) -> Iterator[Take]:
-        with self.resume(size, lambda _kept: 0) as take:
-            yield take
 
     @contextmanager
     def resume(self, size: int, begin: Begin) -> Iterator[Take]:

@@ -12,7 +12,7 @@ from ci_modelcache.errors import ConfigError, DeadlineExceeded, Unavailable
 from ci_modelcache.transfer.disk import require_space
 from ci_modelcache.transfer.holding import acquired
 from ci_modelcache.transfer.land import explaining_full_disk, explaining_refusal, sweep
-from ci_modelcache.transfer.outlet import Written, advising, refuse_others
+from ci_modelcache.transfer.outlet import Keeping, Written, advising, refuse_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -33,7 +33,7 @@ def staged(target: Path) -> Path:
     return target.with_name(f"{target.name}.partial")
 
 
-class KeptFile:
+class KeptFile(Keeping):
     """
     The file at *path*, as a `Keeping` outlet: it is there when the block has ended well, readable for all, and as it was when not.
 
@@ -52,11 +52,6 @@ class KeptFile:
 
     def written(self, sha256: str) -> tuple[Written, ...]:
         return (Written(self.name, self.path.stat().st_size, sha256),)
-
-    @contextmanager
-    def open(self, size: int) -> Iterator[Take]:
-        with self.resume(size, lambda _kept: 0) as take:
-            yield take
 
     @contextmanager
     def resume(self, size: int, begin: Begin) -> Iterator[Take]:

@@ -52,6 +52,9 @@ class Outlet(Protocol):
 class Keeping(Outlet, Protocol):
     """An outlet that keeps what a broken stream has brought, for the next one that brings the same."""
 
+    def open(self, size: int) -> AbstractContextManager[Take]:
+        return self.resume(size, lambda _kept: 0)
+
     def resume(self, size: int, begin: Begin) -> AbstractContextManager[Take]:
         """
         As `open`, but *begin* is called once on entry, and the function takes what follows the bytes that it said.

@@ -13,7 +13,7 @@ from ci_modelcache.errors import ConfigError
 from ci_modelcache.transfer.disk import require_space
 from ci_modelcache.transfer.kept_file import finish, growing, is_own, pieces, prepared, put
 from ci_modelcache.transfer.land import replacing
-from ci_modelcache.transfer.outlet import Written
+from ci_modelcache.transfer.outlet import Keeping, Written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -88,7 +88,7 @@ class Sums:
         return "".join(f"{sha256}  {name.rpartition('/')[2]}\n" for sha256, name in lines).encode()
 
 
-class PartFiles:
+class PartFiles(Keeping):
     """
     Files of *split* bytes each beside *path*, and their sums, as a `Keeping` outlet: ``cat PATH.[0-9]*`` is the stream.
 
@@ -109,11 +109,6 @@ class PartFiles:
     def written(self, sha256: str) -> tuple[Written, ...]:
         del sha256  # that of the whole, which is nowhere
         return self._written
-
-    @contextmanager
-    def open(self, size: int) -> Iterator[Take]:
-        with self.resume(size, lambda _kept: 0) as take:
-            yield take
 
     @contextmanager
     def resume(self, size: int, begin: Begin) -> Iterator[Take]:

@@ -7,7 +7,7 @@ import tempfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
-from ci_modelcache.transfer.inlet import PIECE
+from ci_modelcache.transfer.kept_file import pieces
 from ci_modelcache.transfer.land import explaining_full_disk, explaining_refusal
 
 if TYPE_CHECKING:
@@ -53,9 +53,4 @@ class Stash:
 
     @contextmanager
     def open(self, start: int, /) -> Iterator[Iterator[bytes]]:
-        yield self._from(start)
-
-    def _from(self, start: int) -> Iterator[bytes]:
-        while piece := os.pread(self._descriptor, PIECE, start):
-            start += len(piece)
-            yield piece
+        yield pieces(self._descriptor, start)

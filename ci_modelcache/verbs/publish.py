@@ -6,8 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ci_modelcache.cache.publication import Publication
-from ci_modelcache.errors import AccessDenied, IntegrityError, ModelCacheError, Unavailable
+from ci_modelcache.errors import AccessDenied, FileNotFound, IntegrityError, ModelCacheError
 from ci_modelcache.model.digest import Expected, verified
+from ci_modelcache.transfer.inlet import explaining_failure
 from ci_modelcache.transfer.parallel import for_each
 
 if TYPE_CHECKING:
@@ -27,17 +28,11 @@ CHANGING = "something else writes there: run again when it has ended"
 def read_file(path: Path) -> Iterator[bytes]:
     """The bytes of the file at *path*, in pieces; raises `AccessDenied`, `Unavailable`, or `IntegrityError` when it is gone."""
     try:
-        with path.open("rb", buffering=0) as file:
+        with explaining_failure(path), path.open("rb", buffering=0) as file:
             yield from iter(partial(file.read, _PIECE), b"")
-    except FileNotFoundError as error:
+    except FileNotFound as error:
         msg = f"{path} vanished before it was read"
         raise IntegrityError(msg, hint=CHANGING) from error
-    except PermissionError as error:
-        msg = f"cannot read {path}: {error.strerror}"
-        raise AccessDenied(msg, hint="run as the user who owns it, or change its permissions") from error
-    except OSError as error:
-        msg = f"cannot read {path}: {error.strerror}"
-        raise Unavailable(msg, hint="check the disk that it is on") from error
 
 
 def fingerprint(path: Path, expected: Expected) -> Fingerprint:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ci_modelcache.cache.modelcache import ModelCache
 from ci_modelcache.cache.publication import Publication
+from ci_modelcache.errors import ObjectNotFound
 from ci_modelcache.model.digest import Digest, Fingerprinter
 from ci_modelcache.transfer.retry import RetryPolicy
 from tests.parts.snapshots import CONTENTS, manifest_of
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ci_modelcache.model.manifest import Manifest
+    from ci_modelcache.model.ref import SnapshotId
     from ci_modelcache.stores.protocol import Store
 
 NOW = 1_790_000_000.0
@@ -77,6 +80,19 @@ def require_restorable(cache: ModelCache, manifest: Manifest = MANIFEST) -> None
         assert file.sha256 in {digest_of(cache, copy_key) for copy_key in blob_keys(cache, file.sha256, file.size)}
         if file.leaves is not None:
             assert Digest.of(cache.leaf_list(file.leaves)) == file.leaves
+
+
+def read_snapshot(cache: ModelCache, snapshot: SnapshotId) -> None:
+    """Read it as a reader does beside whom others delete; raises `NotFound` for what is lost, and `AssertionError` for wrong bytes."""
+    for file in cache.manifest(snapshot).files:
+        if file.leaves is not None:
+            cache.leaf_list(file.leaves)
+        for copy in cache.blob_copies(file.sha256, file.size):
+            with suppress(ObjectNotFound), copy.open(0) as chunks:
+                assert Digest.of(b"".join(chunks)) == file.sha256, f"{copy} holds other bytes"
+                break
+        else:
+            raise ObjectNotFound(file.sha256.hex, cache.url)
 
 
 def blob_keys(cache: ModelCache, digest: Digest, size: int) -> list[str]:

@@ -1,7 +1,8 @@
-"""A disk that is soon full."""
+"""Disks that are not as others: one that is soon full, one that nobody waits for."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -20,3 +21,9 @@ def tmpfs(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "ci-modelcache-test", folder], check=True)
     yield folder
     subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests in which no power is cut, and that write thousands of times."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)

@@ -29,17 +29,15 @@ from ci_modelcache.errors import (
     IntegrityError,
     ModelCacheError,
     NotFound,
-    ObjectNotFound,
     SnapshotNotFound,
     Unavailable,
 )
 from ci_modelcache.model import digest as model_digest
 from ci_modelcache.model import manifest as model_manifest
-from ci_modelcache.model.digest import Digest
 from ci_modelcache.model.manifest import Manifest
 from ci_modelcache.stores.protocol import ObjectInfo
 from ci_modelcache.transfer.deadline import Deadline
-from tests.parts.cached import NOW, cache_in, publish
+from tests.parts.cached import NOW, cache_in, publish, read_snapshot
 from tests.parts.snapshots import manifest_of
 from tests.parts.stores import Crash, MemoryStore, Operation, Passing
 
@@ -309,7 +307,7 @@ class World:
         def act(cache: ModelCache) -> None:
             sure = number in self.promised
             try:
-                self._read(cache, number)
+                self.read(cache, number)
             except NotFound as error:
                 if sure and number not in self.dropped:
                     msg = f"a reader misses snapshot {number}: {error}"
@@ -320,19 +318,8 @@ class World:
 
         return act
 
-    def _read(self, cache: ModelCache, number: int) -> None:
-        manifest = cache.manifest(self.snapshots[number].manifest.id)
-        for file in manifest.files:
-            if file.leaves is not None:
-                cache.leaf_list(file.leaves)
-            for copy in cache.blob_copies(file.sha256, file.size):
-                with suppress(ObjectNotFound), copy.open(0) as chunks:
-                    if Digest.of(b"".join(chunks)) != file.sha256:
-                        msg = f"{copy} holds other bytes"
-                        raise Violation(msg)
-                    break
-            else:
-                raise ObjectNotFound(file.sha256.hex, cache.url)
+    def read(self, cache: ModelCache, number: int) -> None:
+        read_snapshot(cache, self.snapshots[number].manifest.id)
 
     def drops(self, number: int) -> Callable[[ModelCache], None]:
         def act(cache: ModelCache) -> None:
@@ -477,9 +464,9 @@ def _settle(world: World) -> None:
         one = world.snapshots[number]
         if keys.trash(one.manifest.id) in world.store.objects:
             world.undeletes(number)(cache)
-            world._read(cache, number)
+            world.read(cache, number)
         elif keys.ref(one.manifest.id) in world.store.objects:
-            world._read(cache, number)
+            world.read(cache, number)
         elif number not in world.forgotten:
             msg = f"snapshot {number} was dropped, and is not in the trash"
             raise Violation(msg)
@@ -492,7 +479,7 @@ def _settle(world: World) -> None:
         world.store.later(4 * DAY)
     last = collect(cache, options=EVERYTHING, deadline=Deadline())
     for number in range(len(world.snapshots)):
-        world._read(cache, number)
+        world.read(cache, number)
     if last.survey.unnamed.objects:
         msg = f"garbage stays: {last}"
         raise Violation(msg)
