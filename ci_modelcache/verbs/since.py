@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import ExitStack, closing
 from functools import partial
 from itertools import chain
@@ -12,13 +11,13 @@ from ci_modelcache.errors import ManifestInvalid
 from ci_modelcache.model.digest import Digest
 from ci_modelcache.model.document import MAX_DOCUMENT
 from ci_modelcache.model.lock import Lock
-from ci_modelcache.model.oci_archive import BLOBS
 from ci_modelcache.model.plain_archive import SUMS
 from ci_modelcache.model.tar_reader import read_members
 from ci_modelcache.transfer.inlet import Ahead, Inlet, Pipe, Reading
 from ci_modelcache.transfer.parallel import bounded
 from ci_modelcache.transfer.streams import read_through
 from ci_modelcache.transfer.unzstd import plain_of
+from ci_modelcache.verbs.unpacking import BLOB, SUM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from ci_modelcache.transfer.retry import RetryPolicy
     from ci_modelcache.verbs.step import Step
 
-_BLOB = re.compile(rf"{BLOBS}([0-9a-f]{{64}})")
-_SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 _BINARY = 512
 """Bytes, among which every archive has a zero, packed or not, and no lock."""
 
@@ -75,9 +72,9 @@ def _of_archive(stream: Ahead | Reading, what: str) -> frozenset[Digest]:
 
 
 def _of_blobs(paths: set[str]) -> Iterator[Digest]:
-    return (Digest(blob[1]) for blob in map(_BLOB.fullmatch, paths) if blob is not None)
+    return (Digest(blob[1]) for blob in map(BLOB.fullmatch, paths) if blob is not None)
 
 
 def _of_sums(sums: bytes, paths: set[str]) -> Iterator[Digest]:
-    lines = map(_SUM.fullmatch, sums.decode(errors="replace").splitlines())
+    lines = map(SUM.fullmatch, sums.decode(errors="replace").splitlines())
     return (Digest(line[1]) for line in lines if line is not None and line[2] in paths)

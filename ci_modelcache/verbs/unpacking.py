@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from ci_modelcache.transfer.retry import RetryPolicy
     from ci_modelcache.transfer.stash import Stash
 
-_BLOB = re.compile(re.escape(BLOBS) + r"([0-9a-f]{64})")
-_SUM = re.compile(r"([0-9a-f]{64})  (.+)")
+BLOB = re.compile(re.escape(BLOBS) + r"([0-9a-f]{64})")
+"""Matches the name of a blob in an OCI archive."""
+SUM = re.compile(r"([0-9a-f]{64})  (.+)")
+"""Matches a line of `SUMS`."""
 HINT = "it was altered, broken off, or never made by ci-modelcache export: export or copy it again"
 
 
@@ -70,7 +72,7 @@ class Contents:
         if not self.sizes and not self.folders:
             self.is_oci = found.path == LAYOUT
         if self.is_oci:
-            if found.path not in {LAYOUT, INDEX} and _BLOB.fullmatch(found.path) is None:
+            if found.path not in {LAYOUT, INDEX} and BLOB.fullmatch(found.path) is None:
                 self.refuse(f"{found.path!r:.200} is no name in an OCI archive")
             if found.foreign is not None:
                 self.refuse(f"{found.path!r:.200} has {found.foreign}, which no OCI archive of ours has")
@@ -82,7 +84,7 @@ class Contents:
     def digest_of(self, path: str) -> Digest | None:
         """What the content of *path* is to be, as far as that is known by now."""
         if self.is_oci:
-            named = _BLOB.fullmatch(path)
+            named = BLOB.fullmatch(path)
             return None if named is None else Digest(named[1])
         return self._sums.get(path)
 
@@ -94,7 +96,7 @@ class Contents:
     def sums(self) -> dict[str, Digest]:
         """What `SUMS` says, by path; raises `IntegrityError`."""
         text = self.document(SUMS).decode(errors="replace")
-        lines = [_SUM.fullmatch(line) for line in text.split("\n")[:-1]]
+        lines = [SUM.fullmatch(line) for line in text.split("\n")[:-1]]
         sums = {line[2]: Digest(line[1]) for line in lines if line is not None}
         if len(sums) != len(lines) or not text.endswith("\n"):
             self.refuse(f"{SUMS} has a line that is none, or a path twice")
