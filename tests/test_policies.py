@@ -199,7 +199,7 @@ def test_the_policy_of_the_pruner_grants_what_its_commands_send_and_nothing_more
     looking = set(sent)
     for line in (
         "pin acme/saved@v2",
-        "prune --keep-last 1 --min-age 0s --max-share 100% --yes",
+        "prune --max-size 1B --min-age 0s --max-share 100% --yes",
         "undelete acme/saved@v1",
         "unpin acme/saved@v2",
     ):
