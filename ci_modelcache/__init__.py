@@ -2,7 +2,7 @@
 AI model snapshots, content-addressed in object storage, restored and verified.
 
 The names in `__all__` are what other programs may build on; each is imported when it is first used, so that
-``ci-modelcache --help`` does not pay for boto3. Every failure is a class of `ci_modelcache.errors`.
+``ci-modelcache --help`` does not pay for botocore. Every failure is a class of `ci_modelcache.errors`.
 """
 
 import sys as _sys
@@ -74,6 +74,9 @@ __all__ = (  # noqa: RUF022  # in the order in which they are needed
     "verify",
     "VerifyReport",
 )
+
+__version__ = "0.1.0"
+"""That of pyproject.toml; what pip has noted is slower to read than all that ``--version`` does besides."""
 
 _HOMES = {
     "Deadline": "transfer.deadline",

@@ -22,6 +22,7 @@ from attrs import frozen
 from ci_modelcache.container import CACHE_MOUNT, in_build, in_container, mounted_tier
 from ci_modelcache.errors import ConfigError
 from ci_modelcache.kinds import SWITCH, Base
+from ci_modelcache.model.encoding import Encoding
 from ci_modelcache.model.mirror import Mirror
 from ci_modelcache.model.mirror_table import TOKEN_OF, completed
 from ci_modelcache.model.origin import Origin, Rank
@@ -60,6 +61,7 @@ class Config:
     region: str | None
     role_to_assume: str | None
     mode: Mode
+    encoding: Encoding
     endpoint: str
     token: Token | None
     offline: bool
@@ -323,8 +325,7 @@ def _file(folder: Path, where: str, rank: Rank, *, home: Path) -> _File:
     known = [setting.name for setting in SETTINGS if setting.in_file and setting.name != "mirrors"]
     secret = [setting.name for setting in SETTINGS if setting.secret]
     path, public = Base(folder, home).path, rank is Rank.PROJECT
-    content = Project.parse(text, where=where, known=known, secret=secret, path=path, public=public)
-    return _File(folder, content, rank)
+    return _File(folder, Project.parse(text, where=where, known=known, secret=secret, path=path, public=public), rank)
 
 
 def _places(environ: Mapping[str, str], home: Path, project: Path) -> dict[str, str]:

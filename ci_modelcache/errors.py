@@ -12,6 +12,7 @@ Every failure that this package raises on purpose, as one tree; the only module 
     |  +- CollectionRefused                   a brake: too much would go, nothing has a ref, or it is another store
     +- NotFound                         10    a miss: everybody who could know says no
     |  +- ObjectNotFound                      a key that a store does not hold
+    |  |  +- NotDecodable                     one that is there, in an encoding that this machine lacks a library for
     |  +- SnapshotNotFound                    a snapshot that the store does not hold
     |  +- RepositoryNotFound                  a repository that the source does not have
     |  +- RevisionNotFound                    a branch, tag or commit that the source does not have
@@ -104,6 +105,16 @@ class ObjectNotFound(NotFound):
     def __init__(self, key: str, where: str) -> None:
         super().__init__(f"{where} holds no object {key}")
         self.key = key
+
+
+class NotDecodable(ObjectNotFound):
+    """*where* holds *key* in an encoding for which something is missing here, as *why* says: to this machine that is as if it were not there."""
+
+    def __init__(self, key: str, where: str, *, why: str, hint: str | None) -> None:
+        super().__init__(key, where)
+        self.message = f"{where}/{key} cannot be read here: {why}"
+        self.args = (self.message,)
+        self.hint = hint
 
 
 class SnapshotNotFound(NotFound):

@@ -31,6 +31,7 @@ from ci_modelcache.kinds import (
     choices,
     numbers,
 )
+from ci_modelcache.model.encoding import Encoding
 
 PREFIX = "CI_MODELCACHE_"
 """What the variables of this tool begin with."""
@@ -185,6 +186,13 @@ SETTINGS: tuple[Setting, ...] = (
         Mode.AUTO,
     ),
     Setting(
+        "encoding",
+        choices(Encoding),
+        "How weights are stored anew: raw, or packed, for links that are slower than unpacking.",
+        Encoding.RAW,
+        flag=Flag.SOME,
+    ),
+    Setting(
         "endpoint",
         URL,
         "The Hub that says which files a revision has.",
@@ -263,7 +271,12 @@ SETTINGS: tuple[Setting, ...] = (
         "{tier}",
         flag=Flag.SOME,
     ),
-    Setting("workers", numbers(1, _MAX_WORKERS), "Transfers at a time.", "8"),
+    Setting(
+        "workers",
+        numbers(1, _MAX_WORKERS),
+        "Transfers at a time; where nobody sets it, a restore takes up to 32 from the store as long as more bring more.",
+        "8",
+    ),
     Setting("ca-bundle", PATH, "File of the authorities that TLS trusts, in place of the built-in ones."),
     Setting(
         "hub-ca-bundle",

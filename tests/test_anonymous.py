@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -134,13 +134,26 @@ def test_a_bucket_policy_that_lets_everybody_read_is_enough(identities_server: S
         put(store, "other", b"x")
 
 
-def test_nothing_is_signed(identities_server: S3Server, filled: str) -> None:
+@pytest.mark.parametrize("way", ["with a client", "without a client"])
+def test_nothing_is_signed(identities_server: S3Server, filled: str, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     store = open_at(identities_server, prefix=filled)
     signed: list[bool] = []
-    store._bucket.client().meta.events.register(
-        "before-send.s3", lambda request, **_: signed.append("Authorization" in request.headers)
-    )
-    get(store, "a/small")
+
+    def note(request: Any, **_: object) -> None:
+        signed.append("Authorization" in request.headers or "X-Amz-Content-SHA256" in request.headers)
+
+    if way == "with a client":
+        store._bucket._place = None
+        store._bucket.client().meta.events.register("before-send.s3", note)
+    else:
+        http = cast("Any", store._bucket._light())._http
+
+        def send(request: Any, *, send: Any = http.send) -> Any:
+            note(request)
+            return send(request)
+
+        monkeypatch.setattr(http, "send", send)
+    assert get(store, "a/small") == b"bytes"
     assert signed == [False]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from ci_modelcache.cache import keys
 from ci_modelcache.cache.blobsource import KNOWN_SECONDS, StoreSource
-from ci_modelcache.cache.publication import new_ulid
+from ci_modelcache.cache.ulid import new_ulid
 from ci_modelcache.errors import (
     AccessDenied,
     FileNotFound,

@@ -12,8 +12,9 @@ from attrs import evolve
 
 from ci_modelcache.cache import collection, keys, trash
 from ci_modelcache.cache.collection import Amount, CollectOptions, collect, store_time, survey
-from ci_modelcache.cache.publication import Publication, new_ulid, published
+from ci_modelcache.cache.publication import Publication, published
 from ci_modelcache.cache.records import ClosedRecord, CondemnedRecord, Marker, PinRecord
+from ci_modelcache.cache.ulid import new_ulid
 from ci_modelcache.errors import (
     AccessDenied,
     CollectionRefused,

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SEEDS = 2000
+LISTED = 200
+"""Seeds of those whose writers find out by a listing what is stored, and do not ask for each blob."""
 PORTION = 50
 ENOUGH = 400
 """Seeds that find what is missing; most of them within a hundred."""
@@ -46,6 +48,17 @@ def test_no_seed_loses_what_somebody_was_told_is_stored(first: int) -> None:
             simulate(seed)
         except Exception as error:
             repro = f"python -m tests.parts.simulated {seed}"
+            msg = f"seed {seed}: {type(error).__name__}: {error}; what happened is printed by: {repro}"
+            raise AssertionError(msg) from error
+
+
+@pytest.mark.parametrize("first", range(0, LISTED, PORTION))
+def test_nor_does_one_whose_writers_list_what_is_stored(first: int) -> None:
+    for seed in range(first, first + PORTION):
+        try:
+            simulate(seed, listed=True)
+        except Exception as error:
+            repro = f"python -m tests.parts.simulated {seed} --listed"
             msg = f"seed {seed}: {type(error).__name__}: {error}; what happened is printed by: {repro}"
             raise AssertionError(msg) from error
 

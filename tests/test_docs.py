@@ -24,7 +24,7 @@ from ci_modelcache.demo.hub import LoopbackHub
 from ci_modelcache.docker.labels import LABEL, ImageModel, label_of
 from ci_modelcache.model.mirror_table import TOKEN_OF
 from ci_modelcache.settings import OPTIONS, PREFIX, SETTINGS, variable
-from ci_modelcache.verbs.lock import read_lock
+from ci_modelcache.verbs.locked import read_lock
 from tests.parts.documents import ROOT, blocks, rows, shape
 from tests.parts.messages import Message, messages
 from tests.parts.reference import DOCUMENTS, FAILURE, FILE, NAMES, RENEW, called, command_of, fields, renewed

@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 from ci_modelcache.errors import ConfigError, InvalidRef, ManifestInvalid, ModelCacheError, StoreUnsupported, UnsafePath
 from ci_modelcache.model import document
 from ci_modelcache.model.digest import Digest
-from ci_modelcache.model.document import from_json, from_plain, parse_json, parse_toml, to_json, to_plain, to_toml
+from ci_modelcache.model.document import (
+    from_json,
+    from_plain,
+    parse_json,
+    parse_toml,
+    simple_json,
+    to_json,
+    to_plain,
+    to_toml,
+)
 from ci_modelcache.model.lock import Lock
 from ci_modelcache.model.manifest import Manifest
 
@@ -226,6 +235,11 @@ def test_what_json_cannot_hold_is_an_error_of_ours(value: Inner) -> None:
         to_json(value)
 
 
+def test_what_the_simple_writer_cannot_hold_is_an_error_of_ours() -> None:
+    with pytest.raises(ManifestInvalid, match="Inner cannot be written as JSON"):
+        simple_json({"name": "\ud800"}, "Inner")
+
+
 @pytest.mark.parametrize(
     "text", ["a = ", "a = 1\na = 2", "[[a]]\n[a]", "a = 1" + "0" * 5000, "a = 2020-13-45", "a = " + "[" * 5000]
 )
@@ -290,6 +304,7 @@ def test_any_text_is_toml_or_refused_and_nothing_else(text: str) -> None:
 def test_what_is_written_is_canonical_and_reads_back(text: str, number: int) -> None:
     value = Inner(text, number)
     data = to_json(value)
+    assert simple_json({"name": text, "count": number}, "Inner") == data
     assert data == rfc8785.dumps({"count": number, "name": text})
     assert from_json(data, Inner, "it") == value
 

@@ -16,6 +16,7 @@ from ci_modelcache.errors import (
     DigestMismatch,
     Misanswer,
     ModelCacheError,
+    NotDecodable,
     ObjectNotFound,
     RateLimited,
     SizeMismatch,
@@ -77,6 +78,7 @@ def test_every_error_but_the_internal_one_explains_itself_in_the_tree() -> None:
 
 EXAMPLES = [
     ObjectNotFound("blobs/x", "s3://bucket"),
+    NotDecodable("blobs/x", "s3://bucket", why="a library is missing", hint="install it"),
     AlreadyExists("blobs/x", "s3://bucket"),
     RateLimited("slow down", retry_after=1.5, hint="wait"),
     DigestMismatch("model.bin", expected="a" * 64, actual="b" * 64, hint="fetch it again"),

@@ -17,7 +17,7 @@ import pytest
 from attrs import evolve
 
 from ci_modelcache.cache import keys
-from ci_modelcache.cache.publication import new_ulid
+from ci_modelcache.cache.ulid import new_ulid
 from ci_modelcache.errors import (
     AccessDenied,
     ConfigError,

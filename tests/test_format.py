@@ -22,7 +22,7 @@ from ci_modelcache.cache.collection import store_time
 from ci_modelcache.cache.condemning import announce_names, close, doom_names
 from ci_modelcache.cache.leases import Lease
 from ci_modelcache.cache.pins import pin, unpin
-from ci_modelcache.cache.publication import new_ulid, published
+from ci_modelcache.cache.publication import published
 from ci_modelcache.cache.records import (
     HUB,
     SAVED,
@@ -38,6 +38,7 @@ from ci_modelcache.cache.records import (
     ScrubRecord,
 )
 from ci_modelcache.cache.trash import drop
+from ci_modelcache.cache.ulid import new_ulid
 from ci_modelcache.layouts.plain import PlainLayout
 from ci_modelcache.model.digest import LEAF_SIZE, Digest
 from ci_modelcache.model.document import MAX_DOCUMENT, to_json

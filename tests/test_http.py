@@ -16,7 +16,8 @@ from ci_modelcache.demo.exchange import Reply
 from ci_modelcache.demo.hub import LoopbackHub
 from ci_modelcache.errors import AccessDenied, ConfigError, DeadlineExceeded, IntegrityError, Stalled, Unavailable
 from ci_modelcache.sources.answers import seconds_to_wait
-from ci_modelcache.sources.http import Credential, HttpSession, Origin
+from ci_modelcache.sources.http import Credential, HttpSession
+from ci_modelcache.sources.origin import Origin
 from ci_modelcache.sources.token import StaticToken, Token
 from ci_modelcache.transfer.deadline import Deadline
 from tests.parts.hub import REF, TINY, MakeEndpoint, read, read_verified

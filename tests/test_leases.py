@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from attrs import evolve
 
-from ci_modelcache.cache.leases import Lease, Pace, Standing
+from ci_modelcache.cache.leases import Lease, Standing
+from ci_modelcache.cache.pace import Pace
 from ci_modelcache.cli.main import main
 from ci_modelcache.demo.exchange import CDN
 from ci_modelcache.errors import AccessDenied, DeadlineExceeded, NoSpace, SnapshotNotFound, Unavailable

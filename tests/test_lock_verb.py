@@ -23,7 +23,8 @@ from ci_modelcache.model.digest import LEAF_SIZE, Digest
 from ci_modelcache.model.project import ProjectModel
 from ci_modelcache.model.ref import RepoType
 from ci_modelcache.sources.protocol import RefName
-from ci_modelcache.verbs.lock import check_lock, newest, read_lock
+from ci_modelcache.verbs.lock import newest
+from ci_modelcache.verbs.locked import check_lock, read_lock
 from tests.parts.hub import TINY
 from tests.parts.hub_faults import Status, api
 from tests.parts.users import unprivileged

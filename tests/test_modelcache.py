@@ -13,8 +13,9 @@ from attrs import evolve
 
 from ci_modelcache.cache import keys
 from ci_modelcache.cache.modelcache import ModelCache
-from ci_modelcache.cache.publication import new_ulid, published
+from ci_modelcache.cache.publication import published
 from ci_modelcache.cache.records import HUB, SAVED, CondemnedRecord, HeadRecord, Marker, RefRecord
+from ci_modelcache.cache.ulid import new_ulid
 from ci_modelcache.errors import (
     AccessDenied,
     DeadlineExceeded,
@@ -191,7 +192,7 @@ def test_what_the_store_refuses_or_cannot_do_is_never_a_miss_where_the_canonical
     for canonical in (BLOB, NAMED):
         put(stored, keys.generation(canonical, ULIDS[0]), content(stored, canonical))
         stored.delete(canonical)
-    for where in (touching(BLOB), touching(f"{BLOB}.g"), touching(NAMED), touching(f"{NAMED}.g")):
+    for where in (touching(BLOB), touching(f"{BLOB}."), touching(NAMED), touching(f"{NAMED}.")):
         cache = cache_in(Failing(stored, error, where))
         with pytest.raises(type(error())):
             published(cache, SNAPSHOT)

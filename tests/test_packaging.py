@@ -43,10 +43,12 @@ def test_what_is_imported_is_what_is_declared_as_a_dependency() -> None:
             found = {_plain(each) for each in providers.get(name.partition(".")[0], [])}
             # Several share a namespace such as backports; each is named by what it has there.
             imported |= found & {_plain(".".join(name.split(".")[:2]))} if len(found) > 1 else found
-    # mypy-boto3-s3 is for type checkers alone; botocore is whatever boto3 brings.
-    imported -= {_plain(PROJECT["name"]), "mypy-boto3-s3", "botocore"}
+    # mypy-boto3-s3 is for type checkers alone.
+    imported -= {_plain(PROJECT["name"]), "mypy-boto3-s3"}
     required = {_plain(each) for each in PROJECT["dependencies"]}
-    extras = [needs for extra, needs in PROJECT["optional-dependencies"].items() if extra not in {"test", "dev"}]
+    extras = [
+        needs for extra, needs in PROJECT["optional-dependencies"].items() if extra not in {"bench", "test", "dev"}
+    ]
     assert required <= imported <= required | {_plain(each) for needs in extras for each in needs}
 
 

@@ -7,7 +7,7 @@ import fcntl
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from attrs import evolve, frozen
@@ -17,6 +17,7 @@ from ci_modelcache.errors import (
     ConfigError,
     DigestMismatch,
     IntegrityError,
+    NoSpace,
     ObjectNotFound,
     SizeMismatch,
     Unavailable,
@@ -281,6 +282,97 @@ def test_the_system_call_clones_or_refuses_as_expected(tmp_path: Path) -> None:
 
 
 # Copies, and what can be wrong with a source
+
+
+def never_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on reading the source in this process is an error."""
+
+    def refuse(*_: object) -> NoReturn:
+        pytest.fail("the source was read")
+
+    monkeypatch.setattr(place_module, "_chunks", refuse)
+    monkeypatch.setattr(place_module, "fingerprint", refuse)
+
+
+@pytest.mark.usefixtures("no_clones")
+def test_a_proven_source_is_copied_by_the_kernel_and_nobody_hashes_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.receipts.remember(scene.source, SHA256)
+    never_read(monkeypatch)
+    assert scene.place(link=Linking.NEVER, mode=0o755) is Placed.COPY
+    assert scene.target.read_bytes() == DATA
+    assert stat.S_IMODE(scene.target.stat().st_mode) == 0o755
+    assert check_file(scene.target, EXPECTED, scene.receipts).status == "proven"
+    assert scene.staged() == []
+
+
+@pytest.mark.usefixtures("no_clones")
+def test_hashing_while_copying_proves_the_source_for_the_next_copy(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not scene.receipts.proven(scene.source, EXPECTED)
+    assert scene.place(link=Linking.NEVER) is Placed.COPY
+    never_read(monkeypatch)
+    assert scene.place(link=Linking.NEVER) is Placed.COPY
+
+
+@pytest.mark.usefixtures("no_clones")
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_source_that_changes_while_the_kernel_copies_it_is_not_believed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, *, cut: bool
+) -> None:
+    """Its receipt held before; what was copied may be newer, or less."""
+    scene.receipts.remember(scene.source, SHA256)
+    real = os.copy_file_range
+
+    def change(old: int, new: int, *rest: int) -> int:
+        scene.source.chmod(0o644)
+        scene.source.write_bytes(b"x" * (10 if cut else len(DATA)))
+        return real(old, new, *rest)
+
+    monkeypatch.setattr(os, "copy_file_range", change)
+    with pytest.raises(IntegrityError):
+        scene.place(link=Linking.NEVER)
+    assert not scene.target.exists()
+    assert scene.staged() == []
+
+
+@pytest.mark.usefixtures("no_clones")
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM])
+def test_what_the_kernel_will_not_copy_is_read_and_hashed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(code, os.strerror(code))
+
+    scene.receipts.remember(scene.source, SHA256)
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    assert scene.place(link=Linking.NEVER) is Placed.COPY
+    assert scene.target.read_bytes() == DATA
+    assert scene.staged() == []
+
+
+@pytest.mark.usefixtures("no_clones")
+def test_a_disk_that_ends_a_copy_early_is_read_instead(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """copy_file_range(2) says 0 of files whose bytes are made up as they are read."""
+    scene.receipts.remember(scene.source, SHA256)
+    monkeypatch.setattr(os, "copy_file_range", lambda *_: 0)
+    assert scene.place(link=Linking.NEVER) is Placed.COPY
+    assert scene.target.read_bytes() == DATA
+
+
+@pytest.mark.usefixtures("no_clones")
+def test_a_copy_by_the_kernel_that_finds_the_disk_full_says_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    scene.receipts.remember(scene.source, SHA256)
+    monkeypatch.setattr(os, "copy_file_range", full)
+    with pytest.raises(NoSpace):
+        scene.place(link=Linking.NEVER)
+    assert not scene.target.exists()
+    assert scene.staged() == []
 
 
 @pytest.mark.usefixtures("no_clones")

@@ -93,6 +93,8 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Sent]:
         context["input_params"] = params
 
     monkeypatch.setattr(Bucket, "_new_client", noting)
+    # All of it by clients: without them the same is sent, as tests/test_wire.py shows.
+    monkeypatch.setattr(Bucket, "_light", lambda _: None)
     return seen
 
 

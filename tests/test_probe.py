@@ -19,7 +19,7 @@ from tests.parts.faults import Fault, relaying
 from tests.parts.servers import BUCKET, READER, REGION, login
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from contextlib import _GeneratorContextManager
     from pathlib import Path
 
@@ -101,9 +101,11 @@ def test_the_random_folder_is_the_one_given(tmp_path: Path) -> None:
     class Watched(DirectoryStore):
         written: set[str]
 
-        def write(self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False) -> None:
+        def write(
+            self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False, sums: Sequence[bytes] = ()
+        ) -> None:
             self.written = {*getattr(self, "written", set()), key.rpartition("/")[0].split("/")[1]}
-            super().write(key, chunks, size=size, create_only=create_only)
+            super().write(key, chunks, size=size, create_only=create_only, sums=sums)
 
     store = Watched(tmp_path / "store", create=True)
     probe(store, random=bytes)
@@ -126,11 +128,13 @@ class Racy(DirectoryStore):
         super().__init__(root, create=True)
         self._looked = threading.Barrier(WRITERS)
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False) -> None:
+    def write(
+        self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False, sums: Sequence[bytes] = ()
+    ) -> None:
         if create_only and "race" in key:
             self._looked.wait(30)
             create_only = False
-        super().write(key, chunks, size=size, create_only=create_only)
+        super().write(key, chunks, size=size, create_only=create_only, sums=sums)
 
 
 class Patient(DirectoryStore):
@@ -142,14 +146,16 @@ class Patient(DirectoryStore):
         self._begun: set[str] = set()
         self._lock = threading.Lock()
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False) -> None:
+    def write(
+        self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False, sums: Sequence[bytes] = ()
+    ) -> None:
         if create_only and "race" in key:
             with self._lock:
                 first = key not in self._begun
                 self._begun.add(key)
             if first:
                 self._all.wait(20)
-        super().write(key, chunks, size=size, create_only=create_only)
+        super().write(key, chunks, size=size, create_only=create_only, sums=sums)
 
 
 class Lagging(DirectoryStore):

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 from attrs import evolve
 
-from ci_modelcache.cache import keys, publication
+from ci_modelcache.cache import keys, presence, publication
+from ci_modelcache.cache.intents import HEARTBEAT
 from ci_modelcache.cache.modelcache import ModelCache
-from ci_modelcache.cache.publication import HEARTBEAT, Publication, new_ulid, published
+from ci_modelcache.cache.publication import Publication, published
 from ci_modelcache.cache.records import CondemnedRecord, IntentRecord, RefRecord
+from ci_modelcache.cache.ulid import new_ulid
 from ci_modelcache.errors import (
     AccessDenied,
     AlreadyExists,
@@ -125,7 +127,7 @@ def test_the_order_of_operations_is_the_protocol() -> None:
     blobs = [
         operation
         for key in canonical
-        for operation in (Operation("stat", key), Operation("scan", f"{key}.g"), Operation("write", key))
+        for operation in (Operation("stat", key), Operation("scan", f"{key}."), Operation("write", key))
     ]
     assert recording.operations == [
         Operation("read", keys.MARKER),
@@ -135,7 +137,7 @@ def test_the_order_of_operations_is_the_protocol() -> None:
         Operation("write", second),
         Operation("scan", keys.COLLECTIONS),
         Operation("stat", NAMED),
-        Operation("scan", f"{NAMED}.g"),
+        Operation("scan", f"{NAMED}."),
         Operation("write", NAMED),
         Operation("read", REF),
         Operation("write", REF),
@@ -495,7 +497,7 @@ def test_a_writer_whose_intent_vanished_succeeds_when_everything_is_still_there(
     require_restorable(cache_in(store))
 
 
-@pytest.mark.parametrize("at", [Operation("scan", f"{NAMED}.g"), Operation("write", REF)], ids=str)
+@pytest.mark.parametrize("at", [Operation("scan", f"{NAMED}."), Operation("write", REF)], ids=str)
 @pytest.mark.parametrize("deleted", [True, False], ids=["deleted", "to be deleted"])
 def test_a_writer_whose_intent_vanished_fails_when_something_was_condemned_meanwhile(
     store: DirectoryStore, at: Operation, *, deleted: bool
@@ -744,8 +746,12 @@ def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("one_at_a_time")
+@pytest.mark.parametrize("few", [1, 2], ids=["listed", "asked for"])
 @pytest.mark.parametrize("prepare", [leave_garbage, lambda _: None, write_tiny], ids=["garbage", "empty", "published"])
-def test_no_collection_takes_what_a_writer_was_told_is_stored(prepare: Callable[[ModelCache], None]) -> None:
+def test_no_collection_takes_what_a_writer_was_told_is_stored(
+    monkeypatch: pytest.MonkeyPatch, prepare: Callable[[ModelCache], None], few: int
+) -> None:
+    monkeypatch.setattr(presence, "_FEW", few)
     assert next(losses(write_tiny, prepare=prepare, manifest=TINY_MANIFEST, every=EVERY), None) is None
 
 

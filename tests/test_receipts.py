@@ -24,6 +24,7 @@ from ci_modelcache.model.digest import Digest, Expected
 from ci_modelcache.transfer import receipts as receipts_module
 from ci_modelcache.transfer.land import land
 from ci_modelcache.transfer.receipts import FORGETFUL, FileState, Receipts, check_file
+from ci_modelcache.transfer.remembered import Remembered
 from tests.parts.users import unprivileged
 
 if TYPE_CHECKING:
@@ -366,13 +367,15 @@ def test_receipts_last_longer_than_the_process(proven: Path, database: Path, rec
 
 
 def test_many_threads_and_processes_share_one_database(database: Path, tmp_path: Path) -> None:
-    """None of them has to do without, and none loses what another noted."""
+    """None of them has to do without, and none loses what another noted, in batches that meet all the time."""
     script = """
 import sys
 from pathlib import Path
 from ci_modelcache.model.digest import Digest, Expected
 from ci_modelcache.transfer.land import land
+from ci_modelcache.transfer import remembered
 from ci_modelcache.transfer.receipts import Receipts
+remembered._BATCH = 3
 database, folder = map(Path, sys.argv[1:])
 receipts = Receipts(database)
 data = b"weights" * 10_000
@@ -390,6 +393,172 @@ receipts.close()
     paths = [folder / str(number) for folder in folders for number in range(40)]
     with closing(Receipts(database)) as receipts, ThreadPoolExecutor(4) as pool:
         assert all(pool.map(lambda path: check_file(path, EXPECTED, receipts).status == "proven", paths))
+
+
+# Receipts in batches
+
+SMALL = (5_000, 1, 2, SHA256.hex)
+"""A receipt of a small file."""
+
+
+class Watch:
+    """A clock that goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def watch() -> Watch:
+    return Watch()
+
+
+@pytest.fixture
+def remembered(database: Path, watch: Watch) -> Iterator[Remembered]:
+    """A memory that has just written its first receipt."""
+    with closing(Remembered(database, timer=watch)) as remembered:
+        remembered.keep_receipt(("1", "0"), SMALL, database)
+        yield remembered
+
+
+def kept(database: Path) -> int:
+    """How many receipts another process finds."""
+    with closing(sqlite3.connect(database)) as db:
+        return int(db.execute("SELECT count(*) FROM receipts").fetchone()[0])
+
+
+def statements(remembered: Remembered) -> list[str]:
+    """What SQLite is told from now on."""
+    told: list[str] = []
+    assert remembered._connection is not None
+    remembered._connection.set_trace_callback(told.append)
+    return told
+
+
+def test_the_first_receipt_is_written_at_once(remembered: Remembered, database: Path) -> None:
+    assert remembered.receipt(("1", "0")) == SMALL
+    assert kept(database) == 1
+
+
+def test_a_thousand_small_files_take_two_transactions(remembered: Remembered, database: Path) -> None:
+    told = statements(remembered)
+    for number in range(1, 1001):
+        remembered.keep_receipt(("1", str(number)), SMALL, database)
+    assert [one for one in told if not one.startswith("INSERT")] == ["BEGIN IMMEDIATE", "COMMIT"] * 2
+    assert kept(database) == 1001
+
+
+def test_a_receipt_that_waits_holds_already(remembered: Remembered, database: Path) -> None:
+    remembered.keep_receipt(("1", "1"), SMALL, database)
+    assert kept(database) == 1
+    assert remembered.receipt(("1", "1")) == SMALL
+
+
+def test_a_large_file_waits_for_nobody_as_it_takes_long_to_hash(remembered: Remembered, database: Path) -> None:
+    remembered.keep_receipt(("1", "1"), SMALL, database)
+    remembered.keep_receipt(("1", "2"), (64 * 1024 * 1024, 1, 2, SHA256.hex), database)
+    assert kept(database) == 3
+
+
+def test_no_receipt_waits_for_others_that_come_slowly(remembered: Remembered, database: Path, watch: Watch) -> None:
+    remembered.keep_receipt(("1", "1"), SMALL, database)
+    watch.seconds += 1
+    remembered.keep_receipt(("1", "2"), SMALL, database)
+    assert kept(database) == 3
+
+
+@pytest.mark.parametrize("end", [Remembered.close, Remembered.flush])
+def test_what_waits_is_written_at_the_end(
+    remembered: Remembered, database: Path, end: Callable[[Remembered], None]
+) -> None:
+    remembered.keep_receipt(("1", "1"), SMALL, database)
+    end(remembered)
+    assert kept(database) == 2
+
+
+def test_the_newest_receipt_of_a_batch_counts(remembered: Remembered, database: Path) -> None:
+    newer = (7, 8, 9, SHA256.hex)
+    remembered.keep_receipt(("1", "1"), SMALL, database)
+    remembered.keep_receipt(("1", "1"), newer, database)
+    remembered.flush()
+    assert remembered.receipt(("1", "1")) == newer
+
+
+def test_a_snapshot_that_is_noted_every_minute_is_written_once_a_day(database: Path) -> None:
+    now = [1000 * DAY]
+    with closing(Remembered(database, clock=lambda: now[0])) as remembered:
+        remembered.keep_manifest("/models", "a@1", b"{}", "hash")
+        told = statements(remembered)
+        for _ in range(5):
+            now[0] += 60
+            remembered.keep_manifest("/models", "a@1", b"{}", "hash")
+        assert {one.partition(" ")[0] for one in told} == {"SELECT"}
+        now[0] += DAY
+        remembered.keep_manifest("/models", "a@1", b"{}", "hash")
+        assert sum(one.startswith("UPDATE") for one in told) == 1
+
+
+def test_a_batch_waits_for_a_process_that_is_writing(database: Path, remembered: Remembered) -> None:
+    with closing(sqlite3.connect(database, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        timer = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+        timer.start()
+        remembered.keep_receipt(("1", "1"), SMALL, database)
+        remembered.flush()
+        timer.join()
+    assert kept(database) == 2
+
+
+LANDING_AND_DYING = """
+import os, signal, sys
+from pathlib import Path
+from ci_modelcache.model.digest import Digest, Expected
+from ci_modelcache.transfer import remembered
+from ci_modelcache.transfer.land import land
+from ci_modelcache.transfer.receipts import Receipts
+database, folder, last = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+os.fsync = lambda _: None
+remembered._BATCH, remembered._DELAY = 50, 1e9
+receipts = Receipts(database)
+data = b"weights" * 10_000
+for number in range(last + 1):
+    land([data], folder / str(number), Expected(len(data), sha256=Digest.of(data)))
+    if number == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    receipts.remember(folder / str(number), Digest.of(data))
+"""
+
+
+@pytest.mark.parametrize("last", [0, 1, 50, 77, 101])
+def test_a_kill_between_a_file_and_its_receipt_costs_a_hash_and_nothing_else(
+    database: Path, tmp_path: Path, last: int
+) -> None:
+    folder = tmp_path / "landed"
+    folder.mkdir()
+    killed = subprocess.run(
+        [sys.executable, "-c", LANDING_AND_DYING, str(database), str(folder), str(last)], timeout=60, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    paths = [folder / str(number) for number in range(last + 1)]
+    with closing(Receipts(database)) as receipts:
+        found = [check_file(path, EXPECTED, receipts, hashing=False).status for path in paths]
+        assert set(found) <= {"proven", "unproven"}
+        assert found.count("unproven") <= 50
+        assert found[-1] == "unproven"
+        for path in paths:
+            write_and_restore_the_mtime(path)
+        assert {check_file(path, EXPECTED, receipts).status for path in paths} == {"different"}
+
+
+def test_what_nobody_hashes_is_neither_proven_nor_wrong(file: Path, receipts: Receipts, tmp_path: Path) -> None:
+    assert check_file(file, EXPECTED, receipts, hashing=False) == FileState("unproven")
+    assert not FileState("unproven").good
+    assert check_file(tmp_path / "none", EXPECTED, receipts, hashing=False).status == "missing"
+    assert check_file(tmp_path, EXPECTED, receipts, hashing=False).status == "different"
+    assert not receipts.proven(file, EXPECTED)
 
 
 def broken(database: Path) -> None:

@@ -250,7 +250,8 @@ def test_an_upload_whose_part_never_arrives_is_aborted_and_leaves_no_object(
         put(store, "big", content(3 * PART))
     assert keys(store, "") == []
     assert uploads(seaweedfs_server, store) == []
-    assert relay.count("DELETE", "uploadId=") == 1
+    # One more for each part that ended after the first: whether one does is chance.
+    assert relay.count("DELETE", "uploadId=") in {1, 2, 3}
 
 
 @pytest.mark.parametrize("error", [ValueError("wrong bytes"), KeyboardInterrupt()])

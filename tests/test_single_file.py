@@ -205,16 +205,16 @@ def test_every_module_can_be_imported_from_it(direct: Program) -> None:
     """What was left out is not missed; a part that needs an extra says so."""
     code = """
 import importlib, pkgutil, ci_modelcache
-import boto3.session, rich.console, rich.markup, rich.progress, rich.table, rich.text
+import botocore.session, rich.console, rich.markup, rich.progress, rich.table, rich.text
 for each in pkgutil.walk_packages(ci_modelcache.__path__, "ci_modelcache."):
     try:
         importlib.import_module(each.name)
     except ModuleNotFoundError as error:
         print(error.name.partition(".")[0])
 assert ci_modelcache.__file__.startswith(sys.path[0])
-client = boto3.session.Session().client("sts", region_name="eu-central-1")
+client = botocore.session.get_session().create_client("sts", region_name="eu-central-1")
 for service in ("s3", "sso", "sso-oidc", "signin"):
-    boto3.session.Session().client(service, region_name="eu-central-1")
+    botocore.session.get_session().create_client(service, region_name="eu-central-1")
 """
     assert set(_within(direct, code).split()) <= {"cryptography", "docker", "keyring", "matplotlib", "numpy"}
 

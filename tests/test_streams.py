@@ -186,5 +186,5 @@ def test_a_reader_that_stops_early_leaves_nothing_open() -> None:
     stream = read_through(source, len(DATA), policy(Clock()), what="model.bin")
     assert next(stream) == DATA[:7]
     assert source.open == 1
-    stream.close()  # type: ignore[attr-defined]  # a generator, though that is not promised
+    stream.close()
     assert source.open == 0

@@ -21,7 +21,8 @@ from ci_modelcache.errors import (
     RateLimited,
     Unavailable,
 )
-from ci_modelcache.sources.http import Content, Credential, HttpSession, Origin
+from ci_modelcache.sources.http import Content, Credential, HttpSession
+from ci_modelcache.sources.origin import Origin
 from ci_modelcache.sources.token import StaticToken, Token
 from ci_modelcache.sources.tokens.issued import ASSUMED, Issued
 from ci_modelcache.sources.tokens.parse import Means, given_source, provider_named, token_source

@@ -13,8 +13,9 @@ from ci_modelcache.cache.access import accessed, tidy, touch
 from ci_modelcache.cache.census import of_manifests, refs
 from ci_modelcache.cache.condemning import doom_names
 from ci_modelcache.cache.pins import pin, pinned, unpin
-from ci_modelcache.cache.publication import new_ulid, published
+from ci_modelcache.cache.publication import published
 from ci_modelcache.cache.trash import drop, forget, trashed, undelete
+from ci_modelcache.cache.ulid import new_ulid
 from ci_modelcache.errors import (
     AccessDenied,
     DeadlineExceeded,

@@ -45,7 +45,6 @@ UNUSED = re.compile(
     r"bin/"  # programs of the dependencies, for which nobody asked
     r"|.*/__pycache__/|.*\.pyi$"
     r"|.*\.dist-info/(RECORD|INSTALLER|REQUESTED|direct_url\.json|sboms/)"  # how and where this was built
-    r"|boto3/(data|examples)/"  # of an interface that is not used here
     r"|(pygments|markdown_it(_py)?|mdurl)(-[^/]*)?/"  # for source and Markdown in colour, which rich is never asked for here
     r"|certifi/tests/|dateutil/zoneinfo/.*\.tar\.gz$"
     rf"|botocore/data/(?!({'|'.join(sorted(SERVICES))})/)[^/]+/"

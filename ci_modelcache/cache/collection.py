@@ -16,7 +16,7 @@ from attrs import frozen
 from ci_modelcache.cache import keys
 from ci_modelcache.cache.condemning import announce_names, close, condemned_lists, doom_names, forget_lists, withdraw
 from ci_modelcache.cache.named import Named, expire_intents, named
-from ci_modelcache.cache.publication import new_ulid
+from ci_modelcache.cache.ulid import new_ulid
 from ci_modelcache.errors import CollectionRefused, ModelCacheError, ObjectNotFound, Unavailable
 from ci_modelcache.transfer.parallel import for_each
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from ci_modelcache.cache import keys
-from ci_modelcache.cache.modelcache import BlobCopy
+from ci_modelcache.cache.copies import BlobCopy
+from ci_modelcache.cache.encodings import Held
 from ci_modelcache.cache.records import (
     AnswerRecord,
     ClosedRecord,
@@ -63,16 +64,21 @@ class Rest(StrEnum):
 
 @frozen
 class Stored:
-    """All copies of what *digest* names, the canonical one first if *plain* says that there is one; sizes are those of the listing."""
+    """
+    All copies of what *digest* names, the canonical one first if *plain* says that there is one; sizes are those of the listing.
+
+    *size* is that of all of them together, as they lie there.
+    """
 
     kind: Kind
     digest: Digest
     copies: tuple[BlobCopy, ...]
     plain: bool
+    size: int
 
     @property
-    def size(self) -> int:
-        """Bytes of all copies together."""
+    def reading(self) -> int:
+        """Bytes that reading all copies gives: those of packed ones are more than lie there."""
         return sum(copy.size for copy in self.copies)
 
 
@@ -167,16 +173,12 @@ def _addressed(key: str) -> tuple[Kind | None, Digest | None]:
 
 def _stored(cache: ModelCache, kind: Kind, digest: Digest, group: Iterator[ObjectInfo]) -> Iterator[Stored | Other]:
     canonical = _CANONICAL[kind](digest)
-    copies: list[BlobCopy] = []
-    plain = False
-    for info in group:
-        if info.key == canonical or keys.is_generation(info.key, canonical):
-            plain = plain or info.key == canonical
-            copies.append(BlobCopy(cache.store, info.key, info.size))
-        else:
-            yield Other(info.key, info.size, Rest.ENCODED)
+    infos = tuple(group)
+    held = Held.among(infos, canonical)
+    copies = {one.key: one.copy(cache.store) for one in held}
+    yield from (Other(info.key, info.size, Rest.ENCODED) for info in infos if info.key not in copies)
     if copies:
-        yield Stored(kind, digest, tuple(copies), plain)
+        yield Stored(kind, digest, tuple(copies.values()), canonical in copies, sum(one.stored for one in held))
 
 
 def _record_of(key: str) -> type | None:

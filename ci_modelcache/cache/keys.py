@@ -54,6 +54,7 @@ _ESCAPE = re.compile(r"_([0-9A-F]{2})")
 _SELECTION = re.compile(r"all|[0-9a-f]{16}")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _GENERATION = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+_PACKED = re.compile(r"\.bgz1-([1-9][0-9]{0,17})(?:\.g[0-9A-HJKMNP-TV-Z]{26})?")
 
 
 def encode(text: str) -> str:
@@ -106,6 +107,22 @@ def generations(canonical: str) -> str:
 def is_generation(key: str, canonical: str) -> bool:
     """Whether *key* is a later copy of *canonical*, not an encoding of it whose name happens to begin with a g."""
     return _GENERATION.fullmatch(key.removeprefix(generations(canonical))) is not None
+
+
+def copies(canonical: str) -> str:
+    """The prefix under which all copies of *canonical* lie but itself."""
+    return f"{canonical}."
+
+
+def packed(digest: Digest, size: int) -> str:
+    """The key of a blob of *size* bytes in the encoding bytegroup-zstd (docs/encoding.md); the size is in it, so that a listing tells it."""
+    return f"{blob(digest)}.bgz1-{size}"
+
+
+def packed_size(key: str, canonical: str) -> int:
+    """How many bytes the blob *canonical* has that *key* holds in the encoding bytegroup-zstd; 0 for a key that is none of such a copy."""
+    found = _PACKED.fullmatch(key.removeprefix(canonical)) if canonical.startswith(BLOBS) else None
+    return 0 if found is None else int(found[1])
 
 
 def leaves(digest: Digest) -> str:

@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from attrs import frozen
-
 from ci_modelcache.cache import keys
+from ci_modelcache.cache.pace import Pace
 from ci_modelcache.cache.records import LeaseRecord
 from ci_modelcache.errors import AlreadyExists, IntegrityError, ModelCacheError, ObjectNotFound
 from ci_modelcache.model.document import from_json, to_json
@@ -30,20 +29,6 @@ if TYPE_CHECKING:
     from ci_modelcache.model.ref import SnapshotId
 
 _log = logging.getLogger(__name__)
-
-
-@frozen
-class Pace:
-    """
-    How leases go, in seconds: a holder says every *beat* that it lives, who was silent for *dead* counts as dead.
-
-    Others look about every *poll*. Who wrote where another may have done so at the same moment looks after *settle* who is left.
-    """
-
-    beat: float = 10.0
-    dead: float = 45.0
-    poll: float = 2.0
-    settle: float = 1.0
 
 
 class Standing(Enum):

@@ -16,10 +16,10 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
-from attrs import frozen
-
 from ci_modelcache.cache import keys
 from ci_modelcache.cache.condemning import condemned_names
+from ci_modelcache.cache.copies import BlobCopy
+from ci_modelcache.cache.encodings import Held
 from ci_modelcache.cache.records import FORMAT, HeadRecord, Marker, RefRecord
 from ci_modelcache.errors import (
     AlreadyExists,
@@ -35,40 +35,19 @@ from ci_modelcache.errors import (
 from ci_modelcache.model.digest import Digest
 from ci_modelcache.model.document import MAX_DOCUMENT, from_json, to_json
 from ci_modelcache.model.manifest import Manifest
-from ci_modelcache.stores.protocol import ObjectInfo, OnDisk, Store
+from ci_modelcache.stores.protocol import OnDisk, Store
 from ci_modelcache.transfer.retry import RetryPolicy, once_more
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from ci_modelcache.model.ref import ModelRef, RepoType, SnapshotId
+    from ci_modelcache.transfer.packing import Packer
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-
-
-@frozen
-class BlobCopy:
-    """One stored copy of a blob: something to open, and on a store that is a local disk something to link."""
-
-    store: Store
-    _key: str
-    size: int
-
-    def open(self, start: int, stop: int | None = None) -> AbstractContextManager[Iterator[bytes]]:
-        """The bytes from offset *start* to *stop* (exclusive; None: the end); one attempt (`transfer.streams.OpenAt`)."""
-        return self.store.read(self._key, start=start, stop=stop)
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The file of this machine that is this copy, or nothing when it is elsewhere."""
-        return (self.store.path(self._key),) if isinstance(self.store, OnDisk) else ()
-
-    def __str__(self) -> str:
-        return f"{self.store.url}/{self._key}"
 
 
 class ModelCache:
@@ -86,8 +65,11 @@ class ModelCache:
         retry: RetryPolicy | None = None,
         now: Callable[[], float] = time.time,
         random: Callable[[int], bytes] = secrets.token_bytes,
+        packer: Packer | None = None,
     ) -> None:
         self.store = store
+        self.packer = packer
+        """Who packs what is written here, or None: everything is stored raw."""
         self.retry = retry or RetryPolicy()
         self.now = now
         self.random = random
@@ -214,7 +196,7 @@ class ModelCache:
     def _named_document(self, canonical: str, digest: Digest) -> bytes:
         self.check_format()
         failure: ObjectNotFound | IntegrityError = ObjectNotFound(canonical, self.url)
-        for key in chain([canonical], (info.key for info in self._generations(canonical))):
+        for key in chain([canonical], (one.key for one in self._others(canonical))):
             try:
                 return once_more(partial(self._proven_document, key, digest), doing=f"reading {self.url}/{key}")
             except ObjectNotFound:
@@ -237,28 +219,42 @@ class ModelCache:
 
         A copy of another length than *size* is raised as `SizeMismatch` when all that were right have been given.
         """
+        return self._of_size(self._held(keys.blob(digest)), size)
+
+    def untried_copies(self, digest: Digest, size: int) -> Iterator[BlobCopy]:
+        """
+        As `blob_copies`, for who reads at once: nobody has looked whether the first one is there, and how large it is.
+
+        That it is neither is told by its first answer, so that a blob costs one request.
+        """
+        self.check_format()
         canonical = keys.blob(digest)
+        yield BlobCopy(self.store, canonical, size)
+        yield from self._of_size(self._others(canonical), size)
+
+    def _of_size(self, found: Iterable[Held], size: int) -> Iterator[BlobCopy]:
         wrong: SizeMismatch | None = None
-        for key, actual in self.copies(canonical):
-            if actual == size:
-                yield BlobCopy(self.store, key, size)
+        for one in found:
+            if one.size == size:
+                yield one.copy(self.store)
             else:
-                wrong = SizeMismatch(f"{self.url}/{key}", expected=size, actual=actual)
+                wrong = SizeMismatch(f"{self.url}/{one.key}", expected=size, actual=one.size)
         if wrong is not None:
             raise wrong
 
     def copies(self, canonical: str) -> Iterator[tuple[str, int]]:
-        """Key and size of every copy: the canonical name, then the generations (DESIGN section 7)."""
+        """Key and size of every copy: the canonical name, then the generations (DESIGN section 7), then encodings with the size of what they hold."""
+        return ((one.key, one.size) for one in self._held(canonical))
+
+    def _held(self, canonical: str) -> Iterator[Held]:
         self.check_format()
         with suppress(ObjectNotFound):
-            yield canonical, self.store.stat(canonical).size
-        for info in self._generations(canonical):
-            yield info.key, info.size
+            yield from Held.among([self.store.stat(canonical)], canonical)
+        yield from self._others(canonical)
 
-    def _generations(self, canonical: str) -> Iterator[ObjectInfo]:
-        # Encodings of later versions may begin with a g too.
-        found = self.store.scan(keys.generations(canonical))
-        return (info for info in found if keys.is_generation(info.key, canonical))
+    def _others(self, canonical: str) -> Iterator[Held]:
+        # In a step of its own: nothing is listed before it is needed.
+        yield from Held.among(self.store.scan(keys.copies(canonical)), canonical)
 
     def snapshots(self) -> Iterator[SnapshotId]:
         """Every snapshot that the store has a ref of, ordered by key; refs that nobody can read are logged."""

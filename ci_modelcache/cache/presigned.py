@@ -24,13 +24,13 @@ from ci_modelcache.errors import (
 from ci_modelcache.model.document import to_json
 from ci_modelcache.sources.answers import seconds_to_wait
 from ci_modelcache.sources.bodies import Span
-from ci_modelcache.sources.http import Origin
+from ci_modelcache.sources.origin import Origin
 from ci_modelcache.stores.keys import check_key, check_prefix, check_range
 from ci_modelcache.stores.protocol import ObjectInfo
 from ci_modelcache.transfer.deadline import Deadline, format_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ci_modelcache.cache.urls import UrlList
     from ci_modelcache.sources.direct import DirectSession
@@ -106,7 +106,15 @@ class PresignedStore:
 
     # --- what cannot be done
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False) -> NoReturn:  # noqa: ARG002  # the protocol's
+    def write(  # the protocol's arguments, not needed to refuse
+        self,
+        key: str,
+        chunks: Iterable[bytes],  # noqa: ARG002  # as above
+        *,
+        size: int,  # noqa: ARG002  # as above
+        create_only: bool = False,  # noqa: ARG002  # as above
+        sums: Sequence[bytes] = (),  # noqa: ARG002  # as above
+    ) -> NoReturn:
         self._refuse(f"cannot write {check_key(key)}")
 
     def delete(self, key: str) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve, frozen
 
 from ci_modelcache.cache import keys
-from ci_modelcache.errors import ObjectNotFound, SizeMismatch, SnapshotNotFound
+from ci_modelcache.errors import ObjectNotFound, SizeMismatch, SnapshotNotFound, StoreUnsupported
 from ci_modelcache.model.digest import Digest
 from ci_modelcache.model.selection import ALL
 from ci_modelcache.transfer.parallel import for_each
@@ -29,7 +29,7 @@ def objects_of(manifests: Iterable[Manifest], *, cache: ModelCache, workers: int
     The sizes, by key, of all objects of *cache* that restoring *manifests* reads, looked up now by so many *workers*.
 
     Refs and manifests that the store lacks are left out, for a lock has them. A blob that it lacks raises `ObjectNotFound`, whose key is the
-    SHA-256, and one that it only has in another size `SizeMismatch`.
+    SHA-256, one that it only has in another size `SizeMismatch`, and one that it only has encoded `StoreUnsupported`.
     """
     cache.check_format()
     search = _Search(cache, cache.condemned())
@@ -79,10 +79,12 @@ class _Search:
             self._snapshot(evolve(snapshot, selection=ALL))
 
     def _blob(self, blob: _Blob) -> None:
-        canonical, wrong = keys.blob(blob.digest), 0
+        canonical, wrong, packed = keys.blob(blob.digest), 0, ""
         copies: list[tuple[str, int]] = []
         for key, size in self._cache.copies(canonical):
-            if size != blob.size:
+            if keys.packed_size(key, canonical):
+                packed = key
+            elif size != blob.size:
                 wrong = size
             elif key in self._condemned:
                 copies.append((key, size))
@@ -91,6 +93,9 @@ class _Search:
                 break
         if copies:
             self.found.update(copies[:1])
+        elif packed:
+            msg = f"{self._cache.url}/{packed} is encoded, and there is no raw copy that a URL could be signed for"
+            raise StoreUnsupported(msg, hint="ci-modelcache fetch --force-download --encoding raw stores it raw, too")
         elif wrong:
             what = f"{self._cache.url}/{canonical}"
             raise SizeMismatch(what, expected=blob.size, actual=wrong)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from ci_modelcache.cache.modelcache import BlobCopy, ModelCache
+    from ci_modelcache.cache.copies import BlobCopy
+    from ci_modelcache.cache.modelcache import ModelCache
     from ci_modelcache.cache.tier import Tier
     from ci_modelcache.model.manifest import FileEntry
 
@@ -54,8 +55,12 @@ class ProvenBlob:
             return
         raise self._miss()
 
-    def read(self, number: int) -> tuple[bytes, ...]:
-        """The pieces of stretch *number* (from 0), proven; a copy that is wrong there is passed over for the next one."""
+    def read(self, number: int, *, proven: bool = True) -> list[bytes]:
+        """
+        The pieces of stretch *number* (from 0), proven; a copy that is wrong there is passed over for the next one.
+
+        Where nobody is to have them *proven* those of a file that has several are only as many as they should be: for who proves the file.
+        """
         start = number * LEAF_SIZE
         stop = min(start + LEAF_SIZE, self.file.size)
         expected = Expected(stop - start, sha256=self.digest(number))
@@ -63,6 +68,8 @@ class ProvenBlob:
         for one in self._copies():
             what = str(one) if self.stretches == 1 else f"{one}, bytes {start} to {stop}"
             try:
+                if self.stretches > 1 and not proven:
+                    return list(self._pieces(one, start, expected.size, what))
                 return once_more(partial(self._read, one, start, expected, what), doing=f"reading {what}")
             except (ObjectNotFound, IntegrityError) as error:
                 failure = error
@@ -86,11 +93,14 @@ class ProvenBlob:
         """What stretch *number* hashes to; raises as `read` when its leaf list cannot be had."""
         return self._digests()[number]
 
-    def _read(self, one: BlobCopy, start: int, expected: Expected, what: str) -> tuple[bytes, ...]:
-        def open_at(offset: int) -> AbstractContextManager[Iterator[bytes]]:
-            return one.open(start + offset, start + expected.size)
+    def _read(self, one: BlobCopy, start: int, expected: Expected, what: str) -> list[bytes]:
+        return list(verified(self._pieces(one, start, expected.size, what), expected, what))
 
-        return tuple(verified(read_through(open_at, expected.size, self._cache.retry, what=what), expected, what))
+    def _pieces(self, one: BlobCopy, start: int, size: int, what: str) -> Iterator[bytes]:
+        def open_at(offset: int) -> AbstractContextManager[Iterator[bytes]]:
+            return one.open(start + offset, start + size)
+
+        return read_through(open_at, size, self._cache.retry, what=what)
 
     def _miss(self) -> ObjectNotFound:
         return ObjectNotFound(self.file.sha256.hex, self._cache.url)

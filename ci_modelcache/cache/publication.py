@@ -10,25 +10,24 @@ safe on a store that ignores create-only: two writers of one snapshot write the 
 from __future__ import annotations
 
 import logging
-import threading
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from attrs import evolve
 
 from ci_modelcache.cache import keys
-from ci_modelcache.cache.records import IntentRecord, RefRecord
+from ci_modelcache.cache.intents import Relying
+from ci_modelcache.cache.presence import Copies, is_kept, listed
+from ci_modelcache.cache.records import RefRecord
+from ci_modelcache.cache.ulid import new_ulid
 from ci_modelcache.errors import (
-    AccessDenied,
     AlreadyExists,
     IntegrityError,
-    ModelCacheError,
     ObjectNotFound,
     SnapshotConflict,
     SnapshotNotFound,
-    StoreUnsupported,
     Unavailable,
 )
-from ci_modelcache.model.digest import LEAF_SIZE, Digest, verified
+from ci_modelcache.model.digest import LEAF_SIZE, Digest, Expected, verified
 from ci_modelcache.model.document import to_json
 from ci_modelcache.stores.protocol import OnDisk
 from ci_modelcache.transfer.parallel import for_each
@@ -36,17 +35,13 @@ from ci_modelcache.transfer.parallel import for_each
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
-    from types import TracebackType
 
     from ci_modelcache.cache.modelcache import ModelCache
-    from ci_modelcache.model.digest import Expected, Fingerprinter
+    from ci_modelcache.model.digest import Fingerprint, Fingerprinter
     from ci_modelcache.model.manifest import Manifest
     from ci_modelcache.model.ref import SnapshotId
+    from ci_modelcache.transfer.packing import Packer
 
-HEARTBEAT = 600.0
-"""Seconds after which a long write says again that it lives; a collection forgets intents after days."""
-
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _CHECKS = 16
 """Existence checks at a time: each is one small request."""
 _LEAF_LINE = 65
@@ -55,96 +50,25 @@ _LEAF_LINE = 65
 _log = logging.getLogger(__name__)
 
 
-def new_ulid(seconds: float, randomness: bytes) -> str:
-    """A ULID: 48 bits of milliseconds since the epoch, 80 bits of *randomness*, 26 characters that sort by time."""
-    value = int(seconds * 1000) << 80 | int.from_bytes(randomness[:10])
-    return "".join(_CROCKFORD[value >> shift & 31] for shift in range(125, -5, -5))
-
-
-class Publication:
-    """
-    One writer on its way from intent to ref; a context manager that removes its intents at the end.
-
-    Every digest is announced before anything is found out about it: a collection that starts later then
-    sees it, and one that started earlier has published what it condemned. Methods may be called from any thread.
-    """
+class Publication(Relying):
+    """One writer on its way from intent to ref."""
 
     def __init__(self, cache: ModelCache) -> None:
-        self._cache = cache.alone
-        self._write_id = cache.random(16).hex()
-        self._ulid = self._new_ulid()
-        self._intents: list[str] = []
-        self._needed: list[str] = []
-        self._announced: set[Digest] = set()
+        super().__init__(cache)
         self._stored: set[Digest] = set()
-        self._condemned: frozenset[str] = frozenset()
-        self._renewed = 0.0
-        self._lapsed = False
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        self._cache.check_writable()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for key in self._intents:
-            try:
-                self._cache.store.delete(key)
-            except ModelCacheError as obstacle:
-                # It protects garbage until a collection forgets it. That is no reason to hide *error*, nor to call
-                # what was committed a failure; and a store that refused one delete is not asked for the next.
-                _log.warning("the intent %s stays in %s: %s", key, self._cache.url, obstacle)
-                return
-
-    # --- what this writer relies on
-
-    def announce(self, digests: Iterable[Digest]) -> None:
-        """Say that this writer relies on *digests*, and learn which names are condemned; before anything else."""
-        with self._lock:
-            new = set(digests) - self._announced
-            if new:
-                self._put_intent(new)
-                # After the intent: a collection either saw it there, or had published its list before this reading.
-                self._condemned = self._cache.condemned()
-                self._announced |= new
-
-    def _put_intent(self, digests: Iterable[Digest]) -> None:
-        # Always a name that was never used: an intent that is found at the end has then stood all the time. Writing one
-        # again would hide that it was gone for a while, and that blobs were condemned meanwhile.
-        key = keys.intent(self._ulid, len(self._intents) + 1)
-        self._intents.append(key)
-        try:
-            self._cache.put_document(key, to_json(IntentRecord(tuple(sorted(digests)), self._write_id)))
-        except (AccessDenied, StoreUnsupported):
-            self._intents.remove(key)  # it was refused, so there is nothing to remove at the end
-            raise
-        self._needed.append(key)
-        self._renewed = self._cache.now()
-
-    def _stand(self, intents: Iterable[str]) -> bool:
-        """Whether all *intents* are still there, and have been since they were written."""
-        return {info.key for info in self._cache.store.scan(keys.intents(self._ulid))}.issuperset(intents)
-
-    def _heartbeat(self, digest: Digest) -> None:
-        with self._lock:
-            if digest not in self._announced:
-                msg = f"{digest} is used before it was announced"
-                raise ValueError(msg)
-            if abs(self._cache.now() - self._renewed) > HEARTBEAT:
-                self._renew()
-
-    def _renew(self) -> None:
-        """Rely on a young intent instead of the old ones, which a collection is to take for those of a dead writer some day."""
-        old, self._needed = self._needed, []
-        self._put_intent(self._announced)
-        # In this order: if the old ones stand now, there was no moment without any.
-        if not self._stand(old):
-            self._lapsed = True
-            self._condemned = self._cache.condemned()
+        self._listed: dict[str, Copies] = {}
 
     # --- blobs
+
+    def look(self, digests: Iterable[Digest]) -> None:
+        """Find out about *digests*, all of which were announced, in as few requests as that takes: `has_blob` then asks for those only that a listing left open."""
+        unannounced = set(digests) - self._announced
+        if unannounced:
+            msg = f"{min(unannounced)} is looked for before it was announced"
+            raise ValueError(msg)
+        found = listed(self._cache, map(keys.blob, digests))
+        with self._lock:
+            self._listed.update(found)
 
     def has_blob(self, digest: Digest, size: int) -> bool:
         """Whether a copy that will stay is stored, of the right *size*."""
@@ -162,11 +86,12 @@ class Publication:
         *,
         what: str,
         into: Fingerprinter | None = None,
+        packer: Packer | None = None,
     ) -> None:
         """
         Store *chunks* as the blob *digest*, unless they are not that or not what was *expected*: then nothing becomes visible.
 
-        *what* names the file in errors; *into* collects its fingerprint on the way.
+        *what* names the file in errors; *into* collects its fingerprint on the way. *packer* in place of that of the cache.
         """
         self._heartbeat(digest)
         if expected.sha256 not in {None, digest}:
@@ -174,8 +99,30 @@ class Publication:
             raise ValueError(msg)
         # The name of the blob is proven too where only a git name was promised.
         proven = verified(chunks, evolve(expected, sha256=digest), what, into=into)
-        self._cache.store.write(self._writable(keys.blob(digest)), proven, size=expected.size)
+        self._write(digest, proven, expected.size, packer or self._cache.packer)
         self._stored.add(digest)
+
+    def _write(self, digest: Digest, proven: Iterable[bytes], size: int, packer: Packer | None) -> None:
+        if packer is None or not packer.may_pack(size) or self._stands(keys.blob(digest)):
+            self._cache.store.write(self._writable(keys.blob(digest)), proven, size=size)
+            return
+        with packer.kept(proven, size) as kept:
+            name = keys.packed(digest, size) if kept.packed else keys.blob(digest)
+            _log.info("%s, of %d bytes, is stored in %d", digest, size, kept.size)
+            self._cache.store.write(self._writable(name), kept.chunks, size=kept.size)
+
+    def put_known(self, seen: Fingerprint, chunks: Iterable[bytes], *, what: str) -> None:
+        """
+        Store *chunks* as the blob of which an earlier reading has *seen* what it is; nothing becomes visible when they are not that any more.
+
+        They are compared with the leaves of that reading as they are sent, and not hashed as a whole again. As `put_blob` otherwise.
+        """
+        if not seen.sums or self._cache.packer is not None:
+            self.put_blob(Expected(seen.size, seen.sha256), seen.sha256, chunks, what=what)
+            return
+        self._heartbeat(seen.sha256)
+        self._cache.store.write(self._writable(keys.blob(seen.sha256)), chunks, size=seen.size, sums=seen.sums)
+        self._stored.add(seen.sha256)
 
     def adopt_blob(self, digest: Digest, move: Callable[[Path, int], None]) -> None:
         """Store a file of this disk, whose bytes were proven to be *digest*, by renaming it (`OnDisk.adopt`)."""
@@ -197,14 +144,19 @@ class Publication:
         collection removed what this writer relied on because it took days.
         """
         documents = {keys.leaves(Digest.of(leaves)): leaves for leaves in leaf_lists}
-        documents[keys.manifest(manifest.digest)] = manifest.to_json()
+        named = (keys.manifest(manifest.digest), manifest.to_json())
         self._require_complete(manifest, documents)
-        self.announce(Digest.of(data) for data in documents.values())
-        for key, data in documents.items():
-            if not self._has_document(key, data):
-                self._cache.put_document(self._writable(key), data)
+        self.announce(Digest.of(data) for data in (*documents.values(), named[1]))
+        deadline, doing = self._cache.retry.deadline, f"writing what {manifest.id} consists of"
+        for_each(documents.items(), self._put_document, workers=_CHECKS, deadline=deadline, doing=doing)
+        self._put_document(named)
         self._put_ref(manifest, provenance)
         self._check_intents(manifest)
+
+    def _put_document(self, document: tuple[str, bytes]) -> None:
+        key, data = document
+        if not self._has_document(key, data):
+            self._cache.put_document(self._writable(key), data)
 
     def _require_complete(self, manifest: Manifest, documents: Mapping[str, bytes]) -> None:
         for file in manifest.files:
@@ -259,8 +211,19 @@ class Publication:
 
     # --- names that will stay
 
+    def _stands(self, canonical: str) -> bool:
+        """Whether something lies there that readers try first: it is replaced, for it may be what is wrong."""
+        if canonical in self._condemned:
+            return False
+        try:
+            self._cache.store.stat(canonical)
+        except ObjectNotFound:
+            return False
+        return True
+
     def _has(self, canonical: str, size: int) -> bool:
-        return _is_kept(self._cache, canonical, size, self._condemned)
+        copies = None if self._lapsed else self._listed.get(canonical)
+        return is_kept(self._cache.copies(canonical) if copies is None else copies, size, self._condemned)
 
     def _has_document(self, canonical: str, data: bytes) -> bool:
         for key, size in self._cache.copies(canonical):
@@ -310,13 +273,12 @@ def _require_all(cache: ModelCache, manifest: Manifest, condemned: frozenset[str
         if file.leaves is not None:
             sizes[keys.leaves(file.leaves)] = _LEAF_LINE * -(-file.size // LEAF_SIZE)
 
+    known = listed(cache, (keys.blob(file.sha256) for file in manifest.files))
+
     def check(item: tuple[str, int]) -> None:
         canonical, size = item
-        if not _is_kept(cache, canonical, size, condemned):
+        copies = known.get(canonical)
+        if not is_kept(cache.copies(canonical) if copies is None else copies, size, condemned):
             raise ObjectNotFound(canonical, cache.url)
 
     for_each(sizes.items(), check, workers=_CHECKS, deadline=cache.retry.deadline, doing=f"checking {manifest.id}")
-
-
-def _is_kept(cache: ModelCache, canonical: str, size: int, condemned: frozenset[str]) -> bool:
-    return any(actual == size and key not in condemned for key, actual in cache.copies(canonical))

@@ -26,7 +26,7 @@ from ci_modelcache.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ci_modelcache.cache.modelcache import BlobCopy
+    from ci_modelcache.cache.copies import BlobCopy
     from ci_modelcache.cache.records import HeadRecord, RefRecord
     from ci_modelcache.model.digest import Digest
     from ci_modelcache.model.manifest import Manifest
@@ -90,10 +90,15 @@ class ReplicatedCache(ModelCache):
     def blob_copies(self, digest: Digest, size: int) -> Iterator[BlobCopy]:
         return self._every(lambda cache: cache.blob_copies(digest, size))
 
-    def give_up(self, store: Store, error: Unavailable) -> None:
-        """Ask *store* no more, a copy in which could not be read because of *error*."""
+    def untried_copies(self, digest: Digest, size: int) -> Iterator[BlobCopy]:
+        return self._every(lambda cache: cache.untried_copies(digest, size))
+
+    def give_up(self, store: Store, error: ModelCacheError) -> None:
+        """Ask *store* no more, a copy in which could not be read because of *error*; raises it when it is the store's own refusal."""
         for number, cache in enumerate(self._all):
             if cache.store is store:
+                if number == 0 and not isinstance(error, Unavailable):
+                    raise error
                 self._pass_over(number, error)
 
     # --- whom they ask

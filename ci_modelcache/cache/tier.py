@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ci_modelcache.cache import keys
-from ci_modelcache.cache.modelcache import BlobCopy
+from ci_modelcache.cache.copies import BlobCopy
 from ci_modelcache.stores.directory import DirectoryStore
 from ci_modelcache.transfer.land import sweep
 from ci_modelcache.transfer.place import Linking, place

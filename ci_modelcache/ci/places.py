@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from typing import TYPE_CHECKING, Any
 
 from ci_modelcache.ci.channel import Place
@@ -21,6 +20,8 @@ def places(file: Path, ref: ModelRef | None, *, root: Path) -> Iterator[Place]:
 
     A file that cannot be read as TOML, which may be what the message says, is named by its first line.
     """
+    import tomllib  # noqa: PLC0415  # for messages about models only
+
     try:
         inside = file.resolve().relative_to(root.resolve()).as_posix()
     except ValueError:

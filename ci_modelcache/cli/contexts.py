@@ -102,7 +102,8 @@ def stream(
     parts = streamed(
         members(models, to=to, kind=layout, mtime=epoch), folder, dockerfile=dockerfile, rules=rules, mtime=epoch
     )
-    archive = Archive(parts, cache=cache, step=run.step, doing="streaming the context", tiers=tiers)
+    pinned = [file for one in supplied for file in one.manifest.files] if locks else []
+    archive = Archive(parts, cache=cache, step=run.step, doing="streaming the context", tiers=tiers, pinned=pinned)
     said = StreamReport.of(
         parts,
         size=archive.size,

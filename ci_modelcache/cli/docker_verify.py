@@ -13,7 +13,7 @@ from ci_modelcache.config import environment
 from ci_modelcache.docker.engine import connect
 from ci_modelcache.docker.image_verify import sought_by_label, sought_by_lock, verify_image
 from ci_modelcache.errors import ConfigError
-from ci_modelcache.verbs.lock import read_lock
+from ci_modelcache.verbs.locked import read_lock
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 @verb(
     "fetch",
+    settings=("encoding",),
     examples=(
         ("before the jobs that need it", "ci-modelcache fetch org/name@main org/other@v2"),
         ("everything in modelcache.toml, at night", "ci-modelcache fetch --store s3://bucket/models"),

@@ -10,7 +10,8 @@ import click
 from ci_modelcache.cli.command import verb
 from ci_modelcache.cli.reports import count, locked
 from ci_modelcache.errors import ConfigError
-from ci_modelcache.verbs.lock import check_lock, lock, read_lock
+from ci_modelcache.verbs.lock import lock
+from ci_modelcache.verbs.locked import check_lock, read_lock
 
 if TYPE_CHECKING:
     from ci_modelcache.cli.run import Run

@@ -1,7 +1,7 @@
 """
 The command line: the table of commands, and the only place where errors end, as a message and an exit code.
 
-Each command is a module of this package, imported only when it is used: ``--help`` must not pay for boto3.
+Each command is a module of this package, imported only when it is used: ``--help`` must not pay for botocore.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from ci_modelcache import __version__
 from ci_modelcache.cli.groups import Group
 from ci_modelcache.cli.output import emit
 from ci_modelcache.container import in_build
@@ -81,9 +82,7 @@ class Commands(Group):
 
 def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:  # noqa: FBT001  # click's signature
     if wanted and not ctx.resilient_parsing:
-        from importlib.metadata import version  # noqa: PLC0415  # 20 ms
-
-        click.echo(f"{PROGRAM} {version(PROGRAM)}")
+        click.echo(f"{PROGRAM} {__version__}")
         ctx.exit()
 
 

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from functools import singledispatch
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 from attrs import evolve
 
 from ci_modelcache.ci.outcome import FETCHED, HIT, LOCAL, PARTIAL, SAVED, ModelOutcome
 from ci_modelcache.cli.reports import some
-from ci_modelcache.verbs.fetch import FetchReport
-from ci_modelcache.verbs.lookup import LookupReport
-from ci_modelcache.verbs.restore import RestoreReport
-from ci_modelcache.verbs.save import SaveReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ci_modelcache.docker.streamed import StreamReport
     from ci_modelcache.verbs.export import ExportedModel, ExportReport
+    from ci_modelcache.verbs.fetch import FetchReport
+    from ci_modelcache.verbs.lookup import LookupReport
+    from ci_modelcache.verbs.restore import RestoreReport
+    from ci_modelcache.verbs.save import SaveReport
 
-__all__ = ["FetchReport", "Report", "RestoreReport", "outcome_of"]
+    Report = RestoreReport | FetchReport | SaveReport | LookupReport
+    """What a verb says of one model."""
 
-Report = RestoreReport | FetchReport | SaveReport | LookupReport
-"""What a verb says of one model."""
+_BRINGING = frozenset({"RestoreReport", "FetchReport"})
 
 _VERIFIED = {
     "lock": "modelcache.lock",
@@ -61,15 +60,17 @@ def _outcome(report: _Brought, result: str, *, seconds: float) -> ModelOutcome:
     )
 
 
-@singledispatch
-def outcome_of(report: object) -> ModelOutcome:
+def is_bringing(report: Report) -> TypeGuard[RestoreReport | FetchReport]:
+    """Whether *report* is of a verb that brings what was asked for."""
+    return type(report).__name__ in _BRINGING
+
+
+def outcome_of(report: Report) -> ModelOutcome:
     """What became of the model of *report*, which a verb has returned."""
-    msg = f"no outcome is made of {type(report).__name__}"
-    raise TypeError(msg)
+    return _OUTCOMES[type(report).__name__](report)
 
 
-@outcome_of.register
-def _(report: RestoreReport) -> ModelOutcome:
+def _of_restore(report: RestoreReport) -> ModelOutcome:
     result = {"local": LOCAL, "hit": PARTIAL if sum(report.mirrors.values()) else HIT, "miss": FETCHED}[report.result]
     return evolve(
         _outcome(report, result, seconds=report.seconds),
@@ -93,8 +94,7 @@ def _worries(report: RestoreReport) -> Iterator[str]:
         yield f"{report.ref}: here with other content, and replaced: {some(report.replaced)}"
 
 
-@outcome_of.register
-def _(report: FetchReport) -> ModelOutcome:
+def _of_fetch(report: FetchReport) -> ModelOutcome:
     return evolve(
         _outcome(report, HIT if report.result == "hit" else FETCHED, seconds=report.seconds),
         source=report.source,
@@ -105,15 +105,22 @@ def _(report: FetchReport) -> ModelOutcome:
     )
 
 
-@outcome_of.register
-def _(report: SaveReport) -> ModelOutcome:
+def _of_save(report: SaveReport) -> ModelOutcome:
     return evolve(_outcome(report, SAVED, seconds=report.seconds), source=report.store)
 
 
-@outcome_of.register
-def _(report: LookupReport) -> ModelOutcome:
+def _of_lookup(report: LookupReport) -> ModelOutcome:
     known = _VERIFIED[report.anchor] if report.files else ""
     return evolve(_outcome(report, report.result, seconds=report.seconds), source=report.store, verified=known)
+
+
+_OUTCOMES: dict[str, Callable[[Any], ModelOutcome]] = {
+    "RestoreReport": _of_restore,
+    "FetchReport": _of_fetch,
+    "SaveReport": _of_save,
+    "LookupReport": _of_lookup,
+}
+"""By the names of their classes: to import these would cost more than what most commands do."""
 
 
 def outcome_of_export(model: ExportedModel, report: ExportReport | StreamReport, *, store: str) -> ModelOutcome:

@@ -15,7 +15,7 @@ from ci_modelcache.model.retention import DAY, Policy
 from ci_modelcache.model.share import parse_share
 from ci_modelcache.model.size import parse_size
 from ci_modelcache.transfer.deadline import parse_duration
-from ci_modelcache.verbs.lock import read_lock
+from ci_modelcache.verbs.locked import read_lock
 from ci_modelcache.verbs.prune import PruneOptions, prune
 
 if TYPE_CHECKING:

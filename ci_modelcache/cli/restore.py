@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,16 +15,14 @@ from ci_modelcache.cli.targets import Asked, Target, folders, locks, naming_file
 from ci_modelcache.cli.telling import loading_from
 from ci_modelcache.errors import ConfigError, SnapshotNotFound
 from ci_modelcache.settings import OfflineEnv, variable
-from ci_modelcache.verbs.lookup import MISS, LookupReport, lookup
-from ci_modelcache.verbs.restore import MISS as FETCHED
-from ci_modelcache.verbs.restore import RestoreReport, restore
-from ci_modelcache.verbs.wanted import RestoreOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from ci_modelcache.cli.run import Run
     from ci_modelcache.model.lock import Lock
+    from ci_modelcache.verbs.restore import RestoreReport
 
 
 @verb(
@@ -106,31 +105,41 @@ def command(  # noqa: PLR0913  # one for each option
     if lookup_only:
         _look_up(run, chosen, held, fail_on_miss=fail_on_miss)
         return
-    cache, reports = run.cache(), list[RestoreReport]()
     places = folders(chosen, to, named=len(asked.refs))
-    for target, folder in zip(chosen, places, strict=True):
-        options = RestoreOptions(
-            selection=target.selection,
-            locks=held,
-            save=run.may_save,
-            fail_on_miss=fail_on_miss,
-            prune_extra=prune_extra,
-            revision_ttl=run.config.revision_ttl,
-            force=force_download,
-            near=run.near(),
-        )
-        layout = run.layout(target.ref, folder)
-        with run.telling(target.ref) as tell:
-            report = restore(target.ref, layout, cache=cache, upstream=run.upstream, step=run.step, options=options)
-            tell(report)
-            if report.result == FETCHED and not run.may_save:
-                run.ci.notice(f"{report.ref} was fetched and is not saved: {run.why_not_saved}")
-        reports.append(report)
-        for line in restored(reports[-1]):
-            run.say(line)
+    how = {"locks": held, "fail_on_miss": fail_on_miss, "prune_extra": prune_extra, "force": force_download}
+    reports = list(_restore(run, zip(chosen, places, strict=True), **how))
     if run.config.offline_env is OfflineEnv.AUTO and to is None:
         run.ci.environment.update(loading_from(run.config.hub_cache))
     run.show({"snapshots": reports}, [report.path for report in reports])
+
+
+def _restore(
+    run: Run,
+    chosen: Iterable[tuple[Target, Path | None]],
+    **how: Any,  # noqa: ANN401  # `RestoreOptions` knows
+) -> Iterator[RestoreReport]:
+    """Restore each of *chosen* into its folder, or for None into the Hub cache."""
+    from ci_modelcache.verbs.restore import MISS, restore_by  # noqa: PLC0415  # `--help` needs no verb
+    from ci_modelcache.verbs.wanted import Means, RestoreOptions  # noqa: PLC0415  # as above
+
+    means = Means(run.host, cache=functools.cache(run.cache), upstream=lambda: run.upstream)
+    for target, folder in chosen:
+        options = RestoreOptions(
+            selection=target.selection,
+            save=run.may_save,
+            revision_ttl=run.config.revision_ttl,
+            near=run.near(),
+            **how,
+        )
+        layout = run.layout(target.ref, folder)
+        with run.telling(target.ref) as tell:
+            report = restore_by(target.ref, layout, means=means, step=run.step, options=options)
+            tell(report)
+            if report.result == MISS and not run.may_save:
+                run.ci.notice(f"{report.ref} was fetched and is not saved: {run.why_not_saved}")
+        for line in restored(report):
+            run.say(line)
+        yield report
 
 
 def _refuse_with_force(given: Mapping[str, object]) -> None:
@@ -143,6 +152,8 @@ def _refuse_with_force(given: Mapping[str, object]) -> None:
 
 def _look_up(run: Run, chosen: Sequence[Target], held: Sequence[Lock], *, fail_on_miss: bool) -> None:
     """Tell of each of *chosen* whether the store has it; raises `SnapshotNotFound` for a miss if *fail_on_miss*."""
+    from ci_modelcache.verbs.lookup import MISS, LookupReport, lookup  # noqa: PLC0415  # a restore needs none of it
+
     cache, reports = run.cache(), list[LookupReport]()
     for target in chosen:
         with run.telling(target.ref) as tell:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import sys
@@ -13,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ci_modelcache import __version__
 from ci_modelcache.ci.job import job_of
 from ci_modelcache.cli.output import emit
 from ci_modelcache.cli.telling import Telling, channel_to, checkout_of
 from ci_modelcache.errors import ConfigError, ModelCacheError
+from ci_modelcache.model.origin import Rank
 from ci_modelcache.model.redact import redact
 from ci_modelcache.settings import Mode, ProgressStyle, System
 from ci_modelcache.transfer.deadline import KEPT, Deadline
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ci_modelcache.sources.protocol import Upstream
     from ci_modelcache.stores.protocol import Store
     from ci_modelcache.transfer.ledger import Ledger
+    from ci_modelcache.transfer.packing import Packer
     from ci_modelcache.transfer.progress import Progress
     from ci_modelcache.transfer.recorder import Recorder
     from ci_modelcache.transfer.retry import RetryPolicy
@@ -133,13 +135,12 @@ class Run:
 
     @cached_property
     def _recorder(self) -> Recorder | None:
-        from ci_modelcache.transfer.recorder import Recorder  # noqa: PLC0415  # as above
-
         if self.config.report is None:
             return None
-        version = importlib.metadata.version("ci-modelcache")
+        from ci_modelcache.transfer.recorder import Recorder  # noqa: PLC0415  # as above
+
         hiding = partial(redact, secrets=self.secrets)
-        return Recorder(self.config.report, version=version, command=self._command, redact=hiding)
+        return Recorder(self.config.report, version=__version__, command=self._command, redact=hiding)
 
     @cached_property
     def retry(self) -> RetryPolicy:
@@ -151,9 +152,12 @@ class Run:
     @cached_property
     def step(self) -> Step:
         """What every verb is given."""
+        from ci_modelcache.transfer.adapting import MOST  # noqa: PLC0415  # as above
         from ci_modelcache.verbs.step import Step  # noqa: PLC0415  # as above
 
-        return Step(self.config.state, retry=self.retry, progress=self.progress, workers=self.config.workers)
+        config = self.config
+        most = MOST if config.origins["workers"].rank is Rank.DEFAULT else None
+        return Step(config.state, retry=self.retry, progress=self.progress, workers=config.workers, most=most)
 
     @cached_property
     def throttle(self) -> Throttle:
@@ -187,13 +191,13 @@ class Run:
     @contextmanager
     def telling(self, ref: ModelRef) -> Iterator[Callable[[Report], None]]:
         """Tell the CI system and the report what became of *ref*: what the block passes on, or the error that ended it."""
-        from ci_modelcache.cli.outcomes import FetchReport, RestoreReport, outcome_of  # noqa: PLC0415  # as above
+        from ci_modelcache.cli.outcomes import is_bringing, outcome_of  # noqa: PLC0415  # as above
         from ci_modelcache.transfer.events import SnapshotDone  # noqa: PLC0415  # as above
 
         def tell(report: Report) -> None:
             outcome = outcome_of(report)
             self.ci.add(outcome)
-            if isinstance(report, RestoreReport | FetchReport):
+            if is_bringing(report):
                 self.ledger.record(
                     SnapshotDone(
                         ref=str(ref),
@@ -228,11 +232,17 @@ class Run:
         """The same Hub by name, for commands that only look at what is here."""
         return self._offline("this command only looks at the store")
 
+    @property
+    def host(self) -> str:
+        """The name of that Hub, under which snapshots are kept."""
+        from ci_modelcache.sources.origin import Origin  # noqa: PLC0415  # as above
+
+        return Origin.of(self.config.endpoint).authority
+
     def _offline(self, why: str) -> Upstream:
-        from ci_modelcache.sources.http import Origin  # noqa: PLC0415  # as above
         from ci_modelcache.sources.offline import Offline  # noqa: PLC0415  # as above
 
-        return Offline(Origin.of(self.config.endpoint).authority, why=why)
+        return Offline(self.host, why=why)
 
     @property
     def mode(self) -> Mode:
@@ -275,9 +285,11 @@ class Run:
 
     def cache_to_fill(self) -> ModelCache:
         """The store, ready to be written by a command that exists to do so; raises `ConfigError` when the mode forbids it."""
+        from ci_modelcache.cli.packing import require_packer  # noqa: PLC0415  # as above
         from ci_modelcache.verbs.initialise import initialise  # noqa: PLC0415  # as above
 
         self.require_writing()
+        require_packer(self.config)
         cache = self._cache(create=True)
         initialise(cache)
         return cache
@@ -304,7 +316,14 @@ class Run:
         if self.config.mode is Mode.OFF:
             return ModelCache(EmptyStore(), retry=self.retry)
         store = open_configured(self, create=create) if self.instead is None else self.instead
-        return ModelCache(self.paced(store), retry=self.retry)
+        return ModelCache(self.paced(store), retry=self.retry, packer=self.packer)
+
+    @cached_property
+    def packer(self) -> Packer | None:
+        """Who packs what is written to a store, or None."""
+        from ci_modelcache.cli.packing import packer_of  # noqa: PLC0415  # as above
+
+        return packer_of(self.config, warn=self.warn if self.may_save else _log.debug)
 
     def _with_replicas(self, cache: ModelCache) -> ModelCache:
         from ci_modelcache.cli.opening import with_replicas  # noqa: PLC0415  # as above

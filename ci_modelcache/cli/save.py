@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 @verb(
     "save",
+    settings=("encoding",),
     examples=(
         ("a model that a job has trained", "ci-modelcache save out/model org/name@2026-11-20"),
         ("without its checkpoints", "ci-modelcache save out/model org/name@nightly --exclude 'checkpoint-*'"),

@@ -14,7 +14,7 @@ from ci_modelcache.errors import ConfigError, InvalidRef, SnapshotNotFound
 from ci_modelcache.model.project import is_range
 from ci_modelcache.model.ref import ModelRef, RepoType
 from ci_modelcache.model.selection import Selection
-from ci_modelcache.verbs.lock import check_lock, read_lock
+from ci_modelcache.verbs.locked import check_lock, read_lock
 from ci_modelcache.verbs.resolve import resolve
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from ci_modelcache.errors import ModelCacheError
 from ci_modelcache.model.mirror import Kind
 from ci_modelcache.sources.files import HttpFolder
-from ci_modelcache.sources.http import HttpSession, Origin
+from ci_modelcache.sources.http import HttpSession
 from ci_modelcache.sources.hub import HubEndpoint
 from ci_modelcache.sources.mirrors import Mirrors
 from ci_modelcache.sources.modelscope import ModelScope
+from ci_modelcache.sources.origin import Origin
 from ci_modelcache.sources.router import Router, Source
 from ci_modelcache.sources.sparing import Sparing
 from ci_modelcache.sources.standing import Standing
@@ -162,7 +163,7 @@ class Upstreams:
         return HubEndpoint(url, session=self.session, token=token, retry=self._retry, strict_ranges=strict_ranges)
 
     def _stored(self, mirror: Mirror) -> ByteSource:
-        from ci_modelcache.cache.blobsource import StoreSource  # noqa: PLC0415  # boto3 is slow to import
+        from ci_modelcache.cache.blobsource import StoreSource  # noqa: PLC0415  # botocore is slow to import
         from ci_modelcache.cache.modelcache import ModelCache  # noqa: PLC0415  # as above
 
         return StoreSource(

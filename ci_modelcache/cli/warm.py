@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @verb(
     "warm",
-    settings=("lock-file",),
+    settings=("lock-file", "encoding"),
     examples=(
         ("what modelcache.lock names, or else modelcache.toml", "ci-modelcache warm --store s3://bucket/models"),
         ("at night, and slowly", "ci-modelcache warm --window '22:00-06:00 Europe/Berlin' --limit-rate 20MB"),

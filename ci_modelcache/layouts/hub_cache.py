@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import secrets
 import stat
 from contextlib import contextmanager, suppress
@@ -112,11 +113,13 @@ class HubCacheLayout:
         with explaining_denial(self.root):
             there = self._there(manifest, ref) if tidying.for_layer else set()
             snapshot.mkdir(parents=True, exist_ok=True)
+            denied = self._denied(manifest).exists()
             for file in manifest.files:
                 require_file(self.content(file), size=file.size, links=True)
                 self._link(snapshot, file)
-                # A mirror's 404 from earlier makes `try_to_load_from_cache` deny a file that is there.
-                self._absence(manifest.commit, file).unlink(missing_ok=True)
+                if denied:
+                    # A mirror's 404 from earlier makes `try_to_load_from_cache` deny a file that is there.
+                    self._absence(manifest.commit, file).unlink(missing_ok=True)
             self._annotate(manifest, full=full)
             if not ref.is_pinned:
                 # Last: by this the clients find the snapshot.
@@ -177,6 +180,9 @@ class HubCacheLayout:
     def _blobs(self) -> Path:
         return self.root / "blobs"
 
+    def _denied(self, manifest: Manifest) -> Path:
+        return self.root / ".no_exist" / manifest.commit
+
     def _absence(self, commit: str, file: FileEntry) -> Path:
         return inside(self.root / ".no_exist" / commit, file.path)
 
@@ -188,12 +194,17 @@ class HubCacheLayout:
     def _folders(self, manifest: Manifest, ref: ModelRef) -> set[Path]:
         """The folders below the root into which publishing writes, as far as they are there."""
         snapshot = self.snapshot_path(manifest.commit)
-        files = [
-            path for file in manifest.files for path in (snapshot / file.path, self._absence(manifest.commit, file))
-        ]
-        paths = (self._blobs / "any", snapshot / "any", *files, *self._notes(manifest, ref))
-        parents = {parent for path in paths for parent in path.parents if parent.is_relative_to(self.root)}
-        return {folder for folder in parents - {self.root} if folder.is_dir()}
+        denied = self._denied(manifest)
+        absences = [self._absence(manifest.commit, file) for file in manifest.files] if denied.exists() else []
+        files = [snapshot / file.path for file in manifest.files]
+        paths = (self._blobs / "any", snapshot / "any", denied / "any", *files, *absences, *self._notes(manifest, ref))
+        found: set[Path] = set()
+        for path in paths:
+            folder = path.parent
+            while folder != self.root and folder not in found:
+                found.add(folder)
+                folder = folder.parent
+        return {folder for folder in found if folder.is_dir()}
 
     def _there(self, manifest: Manifest, ref: ModelRef) -> set[Path]:
         """The folders and notes that were here before, which others share."""
@@ -245,13 +256,14 @@ class HubCacheLayout:
         """
         target = inside(snapshot, file.path)
         goal = "../" * (2 + file.path.count("/")) + f"blobs/{file.etag}"
+        if _leads_to(target, goal):
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         with _explaining_no_links(target):
             try:
                 target.symlink_to(goal)
             except FileExistsError:
-                if not target.is_symlink() or str(target.readlink()) != goal:
-                    self._replace_link(target, goal)
+                self._replace_link(target, goal)
 
     def _replace_link(self, target: Path, goal: str) -> None:
         staged = self.staging / f"link-{secrets.token_hex(8)}"
@@ -295,6 +307,14 @@ class HubCacheLayout:
         if not same:
             with replacing(path, staging=self.staging) as file:
                 file.write(text.encode())
+
+
+def _leads_to(link: Path, goal: str) -> bool:
+    """Whether *link* is a symbolic link to *goal*, word for word."""
+    try:
+        return os.readlink(link) == goal  # noqa: PTH115  # the text itself: a `Path` would change it
+    except OSError:  # absent or no link; whoever makes it learns of anything else
+        return False
 
 
 def _tree_entry(file: FileEntry) -> dict[str, object]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci_modelcache.errors import AccessDenied, ConfigError, IntegrityError, UnsafePath
@@ -13,7 +15,6 @@ from ci_modelcache.model.path import check_path
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import stat_result
-    from pathlib import Path
 
 DENIALS = {errno.EACCES, errno.EPERM, errno.EROFS}
 _EMPTY = "or use an empty folder as the destination"
@@ -28,28 +29,26 @@ def inside(root: Path, path: str) -> Path:
     be written there. Raises `ConfigError` when a file is where a folder must go, or a folder where the file
     must go; neither is deleted, for nobody knows whose it is.
     """
-    folder = root
-    *folders, name = check_path(path).split("/")
-    for segment in folders:
-        folder /= segment
-        for seen in _seen(folder):
-            if stat.S_ISLNK(seen.st_mode):
-                msg = f"{folder} is a symbolic link to {folder.readlink()}: {path} would be written there"
-                raise UnsafePath(msg, hint=f"remove the link, {_EMPTY}")
-            if not stat.S_ISDIR(seen.st_mode):
-                msg = f"{folder} is a file, and {path} needs a folder there"
-                raise ConfigError(msg, hint=f"remove the file, {_EMPTY}")
-    target = folder / name
+    folder = str(root)
+    for segment in check_path(path).split("/")[:-1]:
+        folder = os.path.join(folder, segment)  # noqa: PTH118  # a `Path` costs more than the question, and this is asked for each file
+        mode = _mode(folder)
+        if stat.S_ISLNK(mode):
+            msg = f"{folder} is a symbolic link to {Path(folder).readlink()}: {path} would be written there"
+            raise UnsafePath(msg, hint=f"remove the link, {_EMPTY}")
+        if mode and not stat.S_ISDIR(mode):
+            msg = f"{folder} is a file, and {path} needs a folder there"
+            raise ConfigError(msg, hint=f"remove the file, {_EMPTY}")
+    target = root / path
     require_no_folder(target)
     return target
 
 
 def require_no_folder(target: Path) -> None:
     """Raise `ConfigError` when a folder is at *target*, where a file must go."""
-    for seen in _seen(target):
-        if stat.S_ISDIR(seen.st_mode):
-            msg = f"{target} is a folder, and a file must go there"
-            raise ConfigError(msg, hint=f"remove the folder, {_EMPTY}")
+    if stat.S_ISDIR(_mode(str(target))):
+        msg = f"{target} is a folder, and a file must go there"
+        raise ConfigError(msg, hint=f"remove the folder, {_EMPTY}")
 
 
 def require_file(path: Path, *, size: int, links: bool) -> stat_result:
@@ -58,15 +57,17 @@ def require_file(path: Path, *, size: int, links: bool) -> stat_result:
 
     Raises `IntegrityError` unless there is one, of *size* bytes.
     """
-    with explaining_denial(path):
-        try:
-            seen = path.stat() if links else path.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            found = "missing"
-        else:
-            if stat.S_ISREG(seen.st_mode) and seen.st_size == size:
-                return seen
-            found = f"{seen.st_size} bytes long" if stat.S_ISREG(seen.st_mode) else "no regular file"
+    try:
+        seen = path.stat() if links else path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        found = "missing"
+    except OSError:
+        with explaining_denial(path):
+            raise
+    else:
+        if stat.S_ISREG(seen.st_mode) and seen.st_size == size:
+            return seen
+        found = f"{seen.st_size} bytes long" if stat.S_ISREG(seen.st_mode) else "no regular file"
     msg = f"{path} was complete with {size} bytes, and is {found} now"
     raise IntegrityError(msg, hint="something else is at work on this destination; run again when it is done")
 
@@ -79,17 +80,19 @@ def require_below(root: Path, path: Path) -> None:
         raise UnsafePath(msg)
 
 
-def _seen(path: Path) -> tuple[stat_result, ...]:
-    """The state of *path* itself, no link followed, as a tuple of one, or of none when nothing is there."""
-    with explaining_denial(path):
-        try:
-            return (path.lstat(),)
-        except (FileNotFoundError, NotADirectoryError):
-            return ()
+def _mode(path: str) -> int:
+    """The mode of *path* itself, no link followed; 0, which nothing has, when nothing is there."""
+    try:
+        return os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except OSError:
+        with explaining_denial(path):
+            raise
 
 
 @contextmanager
-def explaining_denial(path: Path) -> Iterator[None]:
+def explaining_denial(path: Path | str) -> Iterator[None]:
     """Turn the system's "permission denied" and "read-only" about *path* into `AccessDenied`."""
     try:
         yield

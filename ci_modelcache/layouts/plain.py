@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci_modelcache.layouts.inside import explaining_denial, inside, require_below, require_file
@@ -15,6 +14,7 @@ from ci_modelcache.transfer.receipts import FORGETFUL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from ci_modelcache.model.listing import ListedFile
     from ci_modelcache.model.manifest import FileEntry, Manifest
@@ -39,12 +39,13 @@ class PlainLayout:
 
     def __init__(self, root: Path, *, normalize_mtime: int | None = None) -> None:
         self.root = root
+        self._staging = root / _STAGING
         self.normalize_mtime = normalize_mtime
         self._before = Before.of(root)
 
     @property
     def staging(self) -> Path:
-        return self.root / _STAGING
+        return self._staging
 
     @property
     def linkable(self) -> bool:
@@ -85,9 +86,9 @@ class PlainLayout:
         return self.root
 
     def extra(self, manifest: Manifest) -> tuple[Path, ...]:
-        wanted = {self.root / file.path for file in manifest.files}
+        wanted = {file.path for file in manifest.files}
         with explaining_denial(self.root):
-            return tuple(sorted(path for path in self._walk() if path not in wanted))
+            return tuple(sorted(self.root / path for path in self._walk() if path not in wanted))
 
     def prune(self, extra: Iterable[Path]) -> None:
         tidying = Tidying(self.normalize_mtime)
@@ -107,17 +108,23 @@ class PlainLayout:
 
     def _folders(self, manifest: Manifest) -> list[Path]:
         """The folders of the snapshot below the root; `content` has made sure that none is a link."""
-        paths = {parent for file in manifest.files for parent in (self.root / file.path).parents}
-        return sorted(path for path in paths if path != self.root and path.is_relative_to(self.root))
+        found: set[str] = set()
+        for file in manifest.files:
+            folder = file.path.rpartition("/")[0]
+            while folder and folder not in found:
+                found.add(folder)
+                folder = folder.rpartition("/")[0]
+        return sorted(self.root / folder for folder in found)
 
-    def _walk(self) -> Iterator[Path]:
-        """Every file below the root that is not under `_NOT_OURS`; a link is a file, wherever it leads."""
-        ours = {self.root / name for name in (*_NOT_OURS, _STAGING)}
-        for name, folders, files in os.walk(self.root, onerror=_unless_missing):
-            folder = Path(name)
-            links = [one for one in folders if (folder / one).is_symlink()]
-            yield from (folder / one for one in (*files, *links))
-            folders[:] = [one for one in folders if folder / one not in ours]
+    def _walk(self) -> Iterator[str]:
+        """The path, below the root, of every file there that is not under `_NOT_OURS`; a link is a file, wherever it leads."""
+        ours, root = {*_NOT_OURS, _STAGING}, str(self.root)
+        for name, folders, files in os.walk(root, onerror=_unless_missing):
+            above = name.removeprefix(root).strip("/")
+            begin = f"{above}/" if above else ""
+            links = [one for one in folders if os.path.islink(f"{name}/{one}")]  # noqa: PTH114  # as `inside`
+            yield from (begin + one for one in (*files, *links))
+            folders[:] = [one for one in folders if begin + one not in ours]
 
     def _remove_empty(self, folder: Path) -> Path:
         """Remove *folder* and those above it, up to the root, as far as they are empty; returns the first that stays."""

@@ -64,6 +64,38 @@ class Fingerprint:
         """The digest that names the leaf list."""
         return None if self.leaf_list is None else Digest.of(self.leaf_list)
 
+    @property
+    def sums(self) -> tuple[bytes, ...]:
+        """The raw SHA-256 of each `LEAF_SIZE` and of the rest (`stores.protocol.Store.write`); nothing for a large file without leaf list."""
+        if self.leaf_list is not None:
+            return tuple(map(bytes.fromhex, self.leaf_list.decode("ascii").split()))
+        return (bytes.fromhex(self.sha256.hex),) if self.size <= LEAF_SIZE else ()
+
+
+class Leaves:
+    """Hashes each `LEAF_SIZE` of what goes by."""
+
+    def __init__(self) -> None:
+        self._hasher = hashlib.sha256()
+        self._room = LEAF_SIZE
+        self._done: list[str] = []
+
+    def update(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        rest = memoryview(chunk)
+        while len(rest) >= self._room:
+            self._hasher.update(rest[: self._room])
+            self._done.append(self._hasher.hexdigest())
+            rest = rest[self._room :]
+            self._hasher, self._room = hashlib.sha256(), LEAF_SIZE
+        self._hasher.update(rest)
+        self._room -= len(rest)
+
+    def finish(self) -> bytes:
+        """The leaf list (`Fingerprint.leaf_list`)."""
+        partial = [self._hasher.hexdigest()] if self._room < LEAF_SIZE else []
+        return "".join(f"{leaf}\n" for leaf in self._done + partial).encode()
+
 
 class Fingerprinter:
     r"""
@@ -78,41 +110,27 @@ class Fingerprinter:
         self.seen = 0
         self._sha256 = hashlib.sha256()
         self._git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False) if git else None
-        self._leaf = hashlib.sha256() if leaves and size > LEAF_SIZE else None
-        self._leaves: list[str] = []
+        self._leaves = self._hash_leaves() if leaves and size > LEAF_SIZE else None
+
+    def _hash_leaves(self) -> Leaves:
+        return Leaves()
 
     def update(self, chunk: bytes) -> None:
         """Take the next bytes."""
+        if self._leaves is not None:
+            self._leaves.update(chunk)
         self._sha256.update(chunk)
         if self._git is not None:
             self._git.update(chunk)
-        if self._leaf is not None:
-            self._update_leaves(chunk)
         self.seen += len(chunk)
 
-    def _update_leaves(self, chunk: bytes) -> None:
-        view, seen = memoryview(chunk), self.seen
-        while view:
-            room = LEAF_SIZE - seen % LEAF_SIZE
-            part, view = view[:room], view[room:]
-            assert self._leaf is not None  # noqa: S101  # narrows the type: only called when leaves are kept
-            self._leaf.update(part)
-            seen += len(part)
-            if seen % LEAF_SIZE == 0:
-                self._leaves.append(self._leaf.hexdigest())
-                self._leaf = hashlib.sha256()
-
     def finish(self) -> Fingerprint:
-        """What went by. Call once, at the end."""
-        leaf_list = None
-        if self._leaf is not None:
-            partial = [self._leaf.hexdigest()] if self.seen % LEAF_SIZE else []
-            leaf_list = "".join(f"{leaf}\n" for leaf in self._leaves + partial).encode()
+        """What went by. Call at the end."""
         return Fingerprint(
             size=self.seen,
             sha256=Digest(self._sha256.hexdigest()),
             git_oid=None if self._git is None else self._git.hexdigest(),
-            leaf_list=leaf_list,
+            leaf_list=None if self._leaves is None else self._leaves.finish(),
         )
 
 

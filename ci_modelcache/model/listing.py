@@ -14,7 +14,8 @@ class ListedFile:
     A file as a Hub's tree lists it.
 
     *git_oid* is the git blob name of what git stores: the content, or for an *lfs* file its pointer. *sha256* is that
-    of the content; a Hub publishes it for LFS files only, a lock for all. It may lack: that is why this is no manifest entry.
+    of the content; a Hub publishes it for LFS files only, a lock for all. It may lack: that is why this is no manifest entry. *leaves* names the
+    leaf list of a large file, where a manifest has told it.
     """
 
     path: str
@@ -23,6 +24,7 @@ class ListedFile:
     sha256: Digest | None
     lfs: bool = Factory(lambda self: self.sha256 is not None, takes_self=True)
     executable: bool = False
+    leaves: Digest | None = None
 
     @property
     def etag(self) -> str:

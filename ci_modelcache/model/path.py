@@ -10,6 +10,7 @@ of real repositories, and pass. They refuse; they never repair, for a repaired p
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from typing import TYPE_CHECKING
@@ -31,6 +32,9 @@ _GIT = frozenset([".git", "git~1"])
 _OWN = ".ci-modelcache"
 _STAGED = ".landing-"
 """How `transfer.land` names what it is writing: `sweep` would take such a file for one that a killed process left."""
+
+_KNOWN = 10_000
+"""Paths whose rules are remembered: each comes by several times, in a manifest, when it is looked at, and when it is written."""
 
 _HINT = "no snapshot can hold it: rename it where it comes from"
 _CHARACTERS = re.compile(r"[\x00-\x1f\x7f\\:]")
@@ -87,6 +91,7 @@ def _fold(path: str) -> str:
     return unicodedata.normalize("NFC", _IGNORED.sub("", path).casefold())
 
 
+@functools.lru_cache(_KNOWN)
 def _problem(path: str) -> str | None:
     plain = path
     if not path.isascii():

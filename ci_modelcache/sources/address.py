@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from ci_modelcache.errors import ConfigError
 from ci_modelcache.model.redact import redact
 from ci_modelcache.model.ref import RepoType
-from ci_modelcache.sources.http import Origin
+from ci_modelcache.sources.origin import Origin
 
 FOLDERS = {RepoType.MODEL: "", RepoType.DATASET: "datasets/", RepoType.SPACE: "spaces/"}
 """What stands before the name of a repository in the address of one of its files."""

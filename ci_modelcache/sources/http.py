@@ -6,8 +6,8 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn, Self
-from urllib.parse import urljoin, urlsplit
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urljoin
 
 import requests
 from attrs import field, frozen
@@ -17,6 +17,7 @@ from ci_modelcache.model.hidden import Secrets
 from ci_modelcache.model.redact import redact
 from ci_modelcache.sources.certificates import checked
 from ci_modelcache.sources.grants import grant_of, quota_of
+from ci_modelcache.sources.origin import PORTS, Origin
 from ci_modelcache.sources.patience import PatientAdapter
 from ci_modelcache.sources.token import Token, TokenSource
 from ci_modelcache.sources.transport import translating
@@ -39,34 +40,6 @@ PIECE = 1024 * 1024
 """The most bytes of a body that are handed on at once."""
 
 _MAX_DRAIN = 64 * 1024
-_PORTS = {"http": 80, "https": 443}
-
-
-@frozen
-class Origin:
-    """Scheme, host and port: what a token belongs to."""
-
-    scheme: str
-    host: str
-    port: int
-
-    @classmethod
-    def of(cls, url: str) -> Self:
-        """The origin of an absolute http or https *url*; anything else is a `ValueError`."""
-        parts = urlsplit(url)
-        if parts.scheme not in _PORTS or not parts.hostname:
-            msg = f"not an http or https URL: {redact(url)!r:.300}"
-            raise ValueError(msg)
-        return cls(parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme])
-
-    @property
-    def authority(self) -> str:
-        """Host name, with ``:port`` when it is not the scheme's own."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.authority}"
 
 
 @frozen
@@ -222,7 +195,7 @@ class HttpSession(requests.Session):
         self.headers.update({"User-Agent": "ci-modelcache", "Accept-Encoding": "identity"})
         # No retries here: they are counted in transfer.retry, once.
         adapter = PatientAdapter(pool_connections=16, pool_maxsize=64, max_retries=0)
-        for scheme in _PORTS:
+        for scheme in PORTS:
             self.mount(f"{scheme}://", adapter)
 
     @contextmanager

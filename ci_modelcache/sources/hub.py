@@ -25,7 +25,8 @@ from ci_modelcache.sources.answers import Asking, date_of, refusal
 from ci_modelcache.sources.bodies import BODIES, Part, check_links, pieces_of
 from ci_modelcache.sources.detours import Detours
 from ci_modelcache.sources.health import cause_of
-from ci_modelcache.sources.http import Answer, Credential, HttpSession, Origin
+from ci_modelcache.sources.http import Answer, Credential, HttpSession
+from ci_modelcache.sources.origin import Origin
 from ci_modelcache.sources.protocol import Meaning
 from ci_modelcache.sources.token import StaticToken, Token
 from ci_modelcache.sources.tree import parse_answer, parse_commit, parse_date, parse_listing, parse_refs, parse_tree

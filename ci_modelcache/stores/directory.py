@@ -21,10 +21,11 @@ from ci_modelcache.errors import (
 )
 from ci_modelcache.stores.keys import PIECE, STAGING, check_key, check_prefix, check_range, exactly, is_key
 from ci_modelcache.stores.protocol import ObjectInfo
+from ci_modelcache.stores.sums import summed
 from ci_modelcache.transfer.land import replacing, sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 MODE = 0o444
@@ -78,9 +79,11 @@ class DirectoryStore:
             offset += len(piece)
             yield piece
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False) -> None:
+    def write(
+        self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False, sums: Sequence[bytes] = ()
+    ) -> None:
         target = self.path(key)
-        source = _Source(exactly(chunks, size, key))
+        source = _Source(summed(exactly(chunks, size, key), sums, size=size, what=key))
         with _explaining(f"writing {key} to {self.url}", unless=source):
             self._require_root()
             self._sweep_once()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ci_modelcache.errors import AccessDenied, ObjectNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from ci_modelcache.stores.protocol import ObjectInfo
@@ -22,7 +22,15 @@ class EmptyStore:
     def read(self, key: str, *, start: int = 0, stop: int | None = None) -> AbstractContextManager[Iterator[bytes]]:  # noqa: ARG002  # the protocol's
         raise ObjectNotFound(key, self.url)
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False) -> NoReturn:  # noqa: ARG002  # the protocol's
+    def write(  # the protocol's arguments, not needed to refuse
+        self,
+        key: str,
+        chunks: Iterable[bytes],  # noqa: ARG002  # as above
+        *,
+        size: int,  # noqa: ARG002  # as above
+        create_only: bool = False,  # noqa: ARG002  # as above
+        sums: Sequence[bytes] = (),  # noqa: ARG002  # as above
+    ) -> NoReturn:
         msg = f"cannot write {key}: there is {self.url}"
         raise AccessDenied(msg, hint="use --mode read-write with a store")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from attrs import field, frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -45,7 +45,9 @@ class Store(Protocol):
         A range that begins at the end of the object or after it is empty.
         """
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False) -> None:
+    def write(
+        self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False, sums: Sequence[bytes] = ()
+    ) -> None:
         """
         Make *key* hold exactly the *size* bytes of *chunks*, atomically: readers see all of it or the old state.
 
@@ -54,6 +56,9 @@ class Store(Protocol):
         verifies itself thereby guards the store. With *create_only* an existing key raises `AlreadyExists` where the store
         can tell; where it cannot (see the capability probe) the key is replaced. It may have been taken by this very
         call, when the answer to its first attempt was lost: read it back before calling it a conflict.
+
+        *sums*: the raw SHA-256 of each 16 MiB of the bytes, and of what is left, as the caller has them from an earlier
+        reading; of an empty object that of no bytes. Bytes with another one raise `DigestMismatch`, and nothing becomes visible.
         """
 
     def stat(self, key: str) -> ObjectInfo:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import closing, contextmanager
-from mmap import mmap
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from botocore.exceptions import ClientError
@@ -15,24 +15,25 @@ from ci_modelcache.stores.s3_bucket import Bucket
 from ci_modelcache.stores.s3_errors import ArrivedDamaged, explaining, is_bare, proper
 from ci_modelcache.stores.s3_memory import filled
 from ci_modelcache.stores.s3_presign import presigned
-from ci_modelcache.stores.s3_upload import PART, Upload, checksum
+from ci_modelcache.stores.s3_upload import PART, Upload
+from ci_modelcache.stores.s3_wire import Body, spelled
+from ci_modelcache.stores.sums import check_sums, sum_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from mmap import mmap
 
     from botocore.response import StreamingBody
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import (
-        GetObjectOutputTypeDef,
         ListObjectsV2OutputTypeDef,
         ListObjectsV2RequestTypeDef,
-        PutObjectOutputTypeDef,
-        PutObjectRequestTypeDef,
     )
 
     from ci_modelcache.stores.protocol import SignedUrls
     from ci_modelcache.stores.s3_bucket import Profile
     from ci_modelcache.stores.s3_role import AssumedRole
+    from ci_modelcache.stores.s3_wire import Found, Opened, Wire
     from ci_modelcache.transfer.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -101,35 +102,30 @@ class S3Store:
         if answer is None:
             yield iter(())
             return
-        with closing(answer["Body"]) as body:
+        with closing(answer.body) as body:
             yield self._pieces(body, key)
 
-    def _get(self, key: str, start: int, stop: int | None) -> GetObjectOutputTypeDef | None:
+    def _get(self, key: str, start: int, stop: int | None) -> Opened | None:
         """The answer to a GET of that range; None when the object ends at or before *start*."""
+        name, doing = self._bucket.full(key), f"reading {key}"
         if start == 0 and stop is None:
-            return self._bucket.once(lambda client: self._open(client, key), doing=f"reading {key}", key=key)
+            return self._bucket.asked(lambda wire: wire.get(name), doing=doing, key=key)
         wanted = f"bytes={start}-" if stop is None else f"bytes={start}-{stop - 1}"
         try:
-            answer = self._bucket.once(
-                lambda client: self._open(client, key, Range=wanted), doing=f"reading {key}", key=key
-            )
+            answer = self._bucket.asked(lambda wire: wire.get(name, wanted=wanted), doing=doing, key=key)
         except StoreUnsupported as error:
             cause = error.__cause__
             if isinstance(cause, ClientError) and cause.response["ResponseMetadata"]["HTTPStatusCode"] == 416:  # noqa: PLR2004  # HTTP's number is its name
                 return None
             raise
-        if not answer.get("ContentRange", "").startswith(f"bytes {start}-"):
-            answer["Body"].close()
-            msg = (
-                f"reading {key} ({self.url}): asked for {wanted}, got {answer.get('ContentRange', 'the whole object')}"
-            )
+        if not answer.content_range.startswith(f"bytes {start}-"):
+            answer.body.close()
+            got = answer.content_range or "the whole object"
+            msg = f"reading {key} ({self.url}): asked for {wanted}, got {got}"
             raise StoreUnsupported(
                 msg, hint="the server, or a proxy before it, ignores the Range header: check --endpoint-url"
             )
         return answer
-
-    def _open(self, client: S3Client, key: str, **options: str) -> GetObjectOutputTypeDef:
-        return client.get_object(Bucket=self._bucket.name, Key=self._bucket.full(key), **options)  # type: ignore[arg-type]  # the stubs cannot know which options
 
     def _pieces(self, body: StreamingBody, key: str) -> Iterator[bytes]:
         piece = _FIRST_PIECE
@@ -146,30 +142,29 @@ class S3Store:
         return self._bucket.retry.call(lambda: self._head_once(key), doing=f"looking at {key} ({self.url})")
 
     def _head_once(self, key: str) -> ObjectInfo:
-        return self._bucket.once(lambda client: self._head(client, key), doing=f"looking at {key}", key=key)
+        found = self._bucket.asked(
+            lambda wire: self._head(wire, self._bucket.full(key)), doing=f"looking at {key}", key=key
+        )
+        return ObjectInfo(key, size=found.size, modified=found.modified)
 
-    def _head(self, client: S3Client, key: str) -> ObjectInfo:
-        name = self._bucket.full(key)
+    def _head(self, wire: Wire, name: str) -> Found:
         try:
-            head = proper(client.head_object(Bucket=self._bucket.name, Key=name), "ETag")
+            found = wire.head(name)
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
             if not is_bare(error) or status >= 500 or (status == 404 and self._bucket_exists):  # noqa: PLR2004  # as above
                 raise
             # A HEAD is refused without a reason: 404 may mean the bucket, 403 and 400 any of ten things. A GET says which.
-            answer = self._reason(client, key)
-            return ObjectInfo(key, size=answer["ContentLength"], modified=answer["LastModified"].timestamp())
+            return self._reason(wire, name)
         self._bucket_exists = True
-        return ObjectInfo(key, size=head["ContentLength"], modified=head["LastModified"].timestamp())
+        return found
 
-    def _reason(self, client: S3Client, key: str) -> GetObjectOutputTypeDef:
+    def _reason(self, wire: Wire, name: str) -> Found:
         try:
-            answer = self._open(client, key)
+            return wire.look(name)
         except ClientError as error:
             self._bucket_exists = error.response["Error"].get("Code") == "NoSuchKey"
             raise
-        answer["Body"].close()
-        return answer
 
     def scan(self, prefix: str) -> Iterator[ObjectInfo]:
         return _in_order(self._listed(check_prefix(prefix)), folder=prefix.rpartition("/")[0])
@@ -190,26 +185,31 @@ class S3Store:
 
     # Writing
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False) -> None:
+    def write(
+        self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False, sums: Sequence[bytes] = ()
+    ) -> None:
         check_key(key)
+        check_sums(sums, size)
         body = exactly(chunks, size, key)
         if size <= PART:
-            self._put_whole(key, body, size=size, create_only=create_only)
+            self._put_whole(key, body, size=size, create_only=create_only, sums=sums)
             return
-        self.begin(key).run(body, size=size, create_only=create_only)
+        self.begin(key).run(body, size=size, create_only=create_only, sums=sums)
 
-    def _put_whole(self, key: str, body: Iterable[bytes], *, size: int, create_only: bool) -> None:
+    def _put_whole(
+        self, key: str, body: Iterable[bytes], *, size: int, create_only: bool, sums: Sequence[bytes]
+    ) -> None:
         if size <= _DOCUMENT:
             # Never in line behind parts of large files: on a slow network a job that says that it lives would look dead meanwhile.
             whole = b"".join(body)
-            self._with_checksums(lambda checked: self._put(key, whole, checked=checked, create_only=create_only))
+            self._put(key, whole, create_only=create_only, sums=sums)
             return
         doing = f"writing {key} ({self.url})"
         with (
             self._bucket.memory.room(size, stopped=lambda: False, deadline=self._bucket.retry.deadline, doing=doing),
             filled(size, map(memoryview, body)) as data,
         ):
-            self._with_checksums(lambda checked: self._put(key, data, checked=checked, create_only=create_only))
+            self._put(key, data, create_only=create_only, sums=sums)
 
     def begin(self, key: str) -> Upload:
         """An upload to *key*, of which nothing is visible until it is complete."""
@@ -226,26 +226,31 @@ class S3Store:
             self._checksums = False
             return result
 
-    def _put(self, key: str, data: bytes | mmap, *, checked: bool, create_only: bool) -> None:
-        request: PutObjectRequestTypeDef = {
-            "Bucket": self._bucket.name,
-            "Key": self._bucket.full(key),
-            "Body": data,  # type: ignore[typeddict-item]  # a mmap is a file to botocore; its stubs ask for IO[Any]
-        }
-        if checked:
-            request["ChecksumSHA256"] = checksum(data)
-        if create_only:
-            request["IfNoneMatch"] = "*"
-        self._bucket.retried(lambda client: _put_from_start(client, request, data), doing=f"writing {key}", key=key)
+    def _put(self, key: str, data: bytes | mmap, *, create_only: bool, sums: Sequence[bytes]) -> None:
+        sha256 = sum_of(data, sums, what=key)
+
+        self._with_checksums(
+            lambda checked: self._put_body(key, Body(data, sha256, checked=checked), create_only=create_only)
+        )
+
+    def _put_body(self, key: str, body: Body, *, create_only: bool = False) -> None:
+        self._bucket.retry.call(
+            lambda: self._put_once(key, body, create_only=create_only), doing=f"writing {key} ({self.url})"
+        )
+
+    def _put_once(self, key: str, body: Body, *, create_only: bool = False) -> None:
+        name = self._bucket.full(key)
+        self._bucket.asked(lambda wire: wire.put(name, body, create_only=create_only), doing=f"writing {key}", key=key)
 
     def try_checksums(self, key: str) -> Literal["verified", "ignored", "refused"]:
         """What the server does with SHA-256 checksums, tried with an object *key* that the caller deletes."""
         try:
-            self._put(key, b"right", checked=True, create_only=False)
+            self._put_body(key, Body(b"right", hashlib.sha256(b"right").digest(), checked=True))
         except StoreUnsupported:
             return "refused"
-        wrong = checksum(b"wrong")
+        wrong = spelled(hashlib.sha256(b"wrong").digest())
         try:
+            # By a client, which signs the right digest beside the wrong checksum: nothing else is wrong with the request.
             self._bucket.once(
                 lambda client: client.put_object(
                     Bucket=self._bucket.name, Key=self._bucket.full(key), Body=b"right", ChecksumSHA256=wrong
@@ -267,12 +272,6 @@ class S3Store:
             )
         except ObjectNotFound:
             return
-
-
-def _put_from_start(client: S3Client, request: PutObjectRequestTypeDef, data: bytes | mmap) -> PutObjectOutputTypeDef:
-    if isinstance(data, mmap):
-        data.seek(0)
-    return proper(client.put_object(**request), "ETag")
 
 
 def _page(client: S3Client, request: ListObjectsV2RequestTypeDef) -> ListObjectsV2OutputTypeDef:

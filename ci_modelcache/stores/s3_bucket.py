@@ -1,4 +1,4 @@
-"""The only module that makes boto3 clients: their credentials, timeouts and dialect, and one request through them."""
+"""The only module that makes botocore clients: their credentials, timeouts and dialect, and one request through them or without."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
-import boto3.session
+import botocore.session
 from attrs import frozen
 from botocore import UNSIGNED
 from botocore.config import Config
@@ -17,7 +17,10 @@ from botocore.handlers import add_expect_header
 from ci_modelcache.errors import ConfigError
 from ci_modelcache.stores.keys import is_key
 from ci_modelcache.stores.s3_errors import explaining
+from ci_modelcache.stores.s3_light import Elsewhere, Light
 from ci_modelcache.stores.s3_memory import PartMemory
+from ci_modelcache.stores.s3_place import place_of
+from ci_modelcache.stores.s3_wire import ByClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
     from ci_modelcache.stores.s3_role import AssumedRole
+    from ci_modelcache.stores.s3_wire import Wire
     from ci_modelcache.transfer.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -57,18 +61,18 @@ class Profile:
         region: str | None,  # noqa: ARG002  # as that of `AssumedRole`
         ca_bundle: str | None,  # noqa: ARG002  # as above
         timeout: Callable[[], float],  # noqa: ARG002  # as above
-    ) -> boto3.session.Session:
+    ) -> botocore.session.Session:
         """A session whose clients act by this profile."""
-        return boto3.session.Session(profile_name=self.name)
+        return botocore.session.Session(profile=self.name)
 
 
 class Bucket:
     """
     The part of a bucket below *prefix*, and how to talk to it.
 
-    Credentials are those of *role*, or come from boto3's own chain: environment, profiles, web identity, container and
+    Credentials are those of *role*, or come from botocore's own chain: environment, profiles, web identity, container and
     machine roles. Where none are found the bucket is asked without, as everybody may read some. An empty *endpoint_url* is AWS's
-    own, whatever the environment says; None leaves that to boto3.
+    own, whatever the environment says; None leaves that to botocore.
     botocore retries nothing, since *retry* does; and no single request outlasts its deadline by more than a second.
     """
 
@@ -89,18 +93,21 @@ class Bucket:
         self.memory = PartMemory(PART_MEMORY)
         self._prefix = f"{prefix}/" if prefix else ""
         self._clients: dict[float, S3Client] = {}
+        self._lights: dict[float, Light] = {}
         self._lock = threading.Lock()
         self._endpoint_url, self._region, self._ca_bundle = endpoint_url, region, ca_bundle
         self._check(prefix)
         with explaining("opening the store", store=self.url):
-            self._session = boto3.session.Session() if role is None else self._session_of(role)
+            self._session = botocore.session.get_session() if role is None else self._session_of(role)
             self.anonymous = self._session.get_credentials() is None
             """Whether there are no credentials, so that nothing is signed."""
+            self._place = place_of(self._session, name, endpoint_url=endpoint_url, region=self.region)
         if self.anonymous:
             _log.info("no credentials were found: %s is asked without", self.url)
-        self.client()  # now, so that a wrong setting is told before work begins
+        if self._place is None:
+            self.client()  # now, so that a wrong setting is told before work begins
 
-    def _session_of(self, role: AssumedRole | Profile) -> boto3.session.Session:
+    def _session_of(self, role: AssumedRole | Profile) -> botocore.session.Session:
         return role.session(region=self._region or DEFAULT_REGION, ca_bundle=self._ca_bundle, timeout=self._timeout)
 
     def _check(self, prefix: str) -> None:
@@ -133,6 +140,37 @@ class Bucket:
         """The result of *request*, made again for as long as `retry` allows."""
         return self.retry.call(lambda: self.once(request, doing=doing, key=key), doing=f"{doing} ({self.url})")
 
+    def asked(self, request: Callable[[Wire], T], *, doing: str, key: str | None = None) -> T:
+        """As `once`, without a client where the bucket is at a place that is known."""
+        light = self._light()
+        if light is not None:
+            _log.debug("%s (%s)", doing, self.url)
+            try:
+                with explaining(doing, store=self.url, key=key, anonymous=self.anonymous):
+                    return request(light)
+            except Elsewhere as said:
+                _log.debug("%s (%s): the server sends it elsewhere: %s", doing, self.url, said)
+        result = self.once(lambda client: request(ByClient(client, self.name)), doing=doing, key=key)
+        if light is not None:
+            self._place = None  # the client knows by now where the bucket is
+        return result
+
+    def _light(self) -> Light | None:
+        place, seconds = self._place, self._timeout()
+        if place is None:
+            return None
+        with self._lock:
+            if seconds not in self._lights:
+                self._lights[seconds] = Light(
+                    place,
+                    self.credentials(),
+                    verify=self._ca_bundle or self._session.get_config_variable("ca_bundle"),
+                    timeouts=(min(CONNECT_TIMEOUT, seconds), seconds),
+                    connections=MAX_CONNECTIONS,
+                    agent=f"{self._session.user_agent()} ci-modelcache",
+                )
+            return self._lights[seconds]
+
     def client(self) -> S3Client:
         """A client whose timeouts fit into the time that is left. It can be used from any thread."""
         seconds = self._timeout()
@@ -152,7 +190,7 @@ class Bucket:
     @property
     def region(self) -> str:
         """The one that the settings name, or the usual one."""
-        return self._region or self._session.region_name or DEFAULT_REGION
+        return self._region or self._session.get_config_variable("region") or DEFAULT_REGION
 
     def _timeout(self) -> float:
         left = self.retry.deadline.remaining()
@@ -180,7 +218,7 @@ class Bucket:
         )
         with explaining("opening the store", store=self.url):
             try:
-                client = self._session.client(
+                client: S3Client = self._session.create_client(  # type: ignore[assignment]  # botocore makes its classes at run time
                     "s3",
                     endpoint_url=self._endpoint_url or None,
                     region_name=region,
@@ -198,7 +236,7 @@ class Bucket:
 
 
 class _Keys(TypedDict, total=False):
-    """Credentials as boto3 takes them."""
+    """Credentials as botocore takes them."""
 
     aws_access_key_id: str | None
     aws_secret_access_key: str | None

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import boto3.session
 import botocore.session
 from attrs import field, frozen
 from botocore.config import Config
@@ -59,7 +58,7 @@ class AssumedRole:
 
     def session(
         self, *, region: str | None, ca_bundle: str | None, timeout: Callable[[], float]
-    ) -> boto3.session.Session:
+    ) -> botocore.session.Session:
         """
         A session whose clients act in this role for as long as they live; nothing is asked before the first request.
 
@@ -70,7 +69,7 @@ class AssumedRole:
         session = botocore.session.get_session()
         # In place of the whole chain: keys that lie about in the environment are not those that were asked for.
         session.register_component("credential_provider", CredentialResolver([_Provider(_Renewed(exchange))]))
-        return boto3.session.Session(botocore_session=session)
+        return session
 
 
 class _Exchange:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import threading
 from contextlib import ExitStack, contextmanager
@@ -11,10 +10,12 @@ from typing import TYPE_CHECKING
 from ci_modelcache.errors import ModelCacheError, ObjectNotFound
 from ci_modelcache.stores.s3_errors import UploadGone, proper
 from ci_modelcache.stores.s3_memory import Stopped, filled
+from ci_modelcache.stores.s3_wire import Body, spelled
+from ci_modelcache.stores.sums import SPAN, sum_of
 from ci_modelcache.transfer.parallel import for_each
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from mmap import mmap
 
@@ -22,13 +23,12 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import (
         CompletedPartTypeDef,
         CompleteMultipartUploadRequestTypeDef,
-        UploadPartOutputTypeDef,
-        UploadPartRequestTypeDef,
     )
 
     from ci_modelcache.stores.s3_bucket import Bucket
+    from ci_modelcache.stores.s3_wire import Wire
 
-PART = 16 * 1024 * 1024
+PART = SPAN
 """Bytes of a part, and of the largest object that is put in one request."""
 MAX_PARTS = 8192
 """Parts of the largest upload: below the 10,000 that S3 allows. Larger objects have larger parts."""
@@ -46,7 +46,7 @@ def part_size(size: int, *, least: int = PART) -> int:
 
 def checksum(data: bytes | mmap) -> str:
     """The SHA-256 of *data* as S3 writes it."""
-    return base64.b64encode(hashlib.sha256(data).digest()).decode()
+    return spelled(hashlib.sha256(data).digest())
 
 
 class _Parts:
@@ -64,6 +64,7 @@ class _Parts:
         self._failure: BaseException | None = None
         self._lock = threading.Lock()
         self.count = -(-size // self._part)
+        self.spans = self._part // SPAN
 
     @contextmanager
     def next(self) -> Iterator[tuple[int, mmap]]:
@@ -128,17 +129,17 @@ class Upload:
             answer = client.create_multipart_upload(Bucket=self._bucket.name, Key=self._name)
         return proper(answer, "UploadId")["UploadId"]
 
-    def run(self, chunks: Iterator[bytes], *, size: int, create_only: bool) -> None:
+    def run(self, chunks: Iterator[bytes], *, size: int, create_only: bool, sums: Sequence[bytes] = ()) -> None:
         """
         Make the object visible after *chunks* ended well, or abort the upload and pass on what was raised.
 
-        *chunks* must raise by itself when it is not *size* bytes long.
+        *chunks* must raise by itself when it is not *size* bytes long. *sums* are those of `Store.write`.
         """
         parts = _Parts(chunks, size=size, room=self._room)
         try:
             for_each(
                 range(parts.count),
-                lambda _: self._send_next(parts),
+                lambda _: self._send_next(parts, sums),
                 workers=WORKERS,
                 deadline=self._bucket.retry.deadline,
                 doing=f"{self._doing} ({self._bucket.url})",
@@ -176,10 +177,10 @@ class Upload:
             self._failure = error
         self._bucket.memory.wake()
 
-    def _send_next(self, parts: _Parts) -> None:
+    def _send_next(self, parts: _Parts, sums: Sequence[bytes]) -> None:
         try:
             with parts.next() as (number, data):
-                self.send(number, data)
+                self.send(number, data, sums[(number - 1) * parts.spans : number * parts.spans])
         except Stopped as stopped:
             # The caller takes the first failure it is handed, which may be this one.
             raise self._failure or stopped from None
@@ -194,30 +195,26 @@ class Upload:
             part["ChecksumSHA256"] = sha256
         self._parts[number] = part
 
-    def send(self, number: int, data: mmap) -> None:
-        """Upload part *number* (from 1), again for as long as the store may have it the next time."""
-        part: CompletedPartTypeDef = {"PartNumber": number}
-        request: UploadPartRequestTypeDef = {
-            "Bucket": self._bucket.name,
-            "Key": self._name,
-            "UploadId": self.id,
-            "PartNumber": number,
-            "Body": data,  # type: ignore[typeddict-item]  # a file to botocore; its stubs ask for IO[Any]
-        }
-        if self.checksums:
-            part["ChecksumSHA256"] = request["ChecksumSHA256"] = checksum(data)
-        answer = self._bucket.retried(
-            lambda client: self._attempt(client, request, data), doing=f"{self._doing}, part {number}"
-        )
-        part["ETag"] = answer["ETag"]
-        self._parts[number] = part
+    def send(self, number: int, data: mmap, sums: Sequence[bytes] = ()) -> None:
+        """
+        Upload part *number* (from 1), again for as long as the store may have it the next time.
 
-    def _attempt(self, client: S3Client, request: UploadPartRequestTypeDef, data: mmap) -> UploadPartOutputTypeDef:
+        *sums*: those of each of its spans. Raises `DigestMismatch` when it has others, before anything is sent.
+        """
+        sha256 = sum_of(data, sums, what=f"{self._key}, part {number}")
+        body = Body(data, sha256, checked=self.checksums)
+        doing = f"{self._doing}, part {number}"
+        etag = self._bucket.retry.call(
+            lambda: self._bucket.asked(lambda wire: self._attempt(wire, number, body), doing=doing),
+            doing=f"{doing} ({self._bucket.url})",
+        )
+        self.adopt(number, etag, spelled(sha256))
+
+    def _attempt(self, wire: Wire, number: int, body: Body) -> str:
         if self._is_stopped():
             raise Stopped
-        data.seek(0)
         try:
-            return proper(client.upload_part(**request), "ETag")
+            return wire.put_part(self._name, body, upload=self.id, number=number)
         finally:
             # A part that lands after the abort is kept, and billed; whether a failed one landed is not known.
             if self._aborted.is_set() and self._failure is not None:

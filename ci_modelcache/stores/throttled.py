@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ci_modelcache.stores.protocol import OnDisk, Presigning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ci_modelcache.stores.protocol import ObjectInfo, SignedUrls, Store
     from ci_modelcache.transfer.deadline import Deadline
@@ -45,8 +45,12 @@ class ThrottledStore:
         with self._store.read(key, start=start, stop=stop) as chunks:
             yield self._throttle.pace(chunks, self._deadline)
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False) -> None:
-        self._store.write(key, self._throttle.pace(chunks, self._deadline), size=size, create_only=create_only)
+    def write(
+        self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False, sums: Sequence[bytes] = ()
+    ) -> None:
+        self._store.write(
+            key, self._throttle.pace(chunks, self._deadline), size=size, create_only=create_only, sums=sums
+        )
 
     def stat(self, key: str) -> ObjectInfo:
         return self._store.stat(key)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from ci_modelcache.transfer.lane import Lane
 from ci_modelcache.transfer.outlet import Keeping, Lasting
 from ci_modelcache.transfer.zstd import MAGIC, NotZstd, compressor, decompressor, explaining_zstd
 
@@ -34,7 +35,7 @@ class _Size:
 
 class Compressed(Keeping):
     """
-    *outlet*, which is given frames of *frame* bytes. The same bytes in make the same bytes out with one version of libzstd alone.
+    *outlet*, which is given frames of *frame* bytes. The same bytes in make the same bytes out with one build of libzstd alone.
 
     What the outlet keeps is unpacked for whoever proves it; frames that are whole and right stay as they are.
     """
@@ -60,12 +61,13 @@ class Compressed(Keeping):
     def resume(self, size: int, begin: Begin) -> Iterator[Take]:
         compressor(0)  # where there is none, that is to be said before anything is touched
         hasher = hashlib.sha256()
+        lane = Lane(hasher.update)
         going = _Going(size, self._frame)
 
         def resumed(kept: Kept) -> int:
             start = going.resume(kept, begin)
             for piece in _first(kept, start):
-                hasher.update(piece)
+                lane.give(piece)
             return start
 
         most = bound(size, self._frame)
@@ -77,7 +79,7 @@ class Compressed(Keeping):
         with opened as take:
 
             def give(data: bytes) -> None:
-                hasher.update(data)
+                lane.give(data)
                 take(data)
 
             going.give = give
@@ -85,6 +87,7 @@ class Compressed(Keeping):
             going.pending = b""
             yield going.take
             give(going.table())
+            lane.wait()
         self._sha256 = hasher.hexdigest()
 
 

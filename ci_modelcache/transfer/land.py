@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import stat
+import sys
 import tempfile
 import threading
 from contextlib import contextmanager, suppress
@@ -53,6 +54,15 @@ class _Staged:
 
 
 _STAGED = _Staged()
+
+_ALLOTTED = 1024 * 1024
+"""Bytes up to which a file is so soon whole that reserving its room would only cost a call."""
+
+_NO_ALLOTTING = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What a disk says that cannot reserve room: the file then grows as it is written, and has its holes until then."""
+
+_READ = 256 * 1024
+"""Bytes of a piece that is read back: it stays in the cache of the core that hashes it."""
 
 
 def abandon() -> None:
@@ -103,6 +113,108 @@ def replacing(
             raise
         finally:
             _STAGED.discard(name)
+
+
+class Ended(Exception):
+    """For a thread that goes on with a `Landing` which is over, such as one that was left behind; never for anybody else."""
+
+
+class Landing:
+    """
+    A file of *size* bytes that is staged for *target* and written in any order; it comes to its place by `land` alone.
+
+    Nothing in it is proven: that is for the caller. Its room is reserved where the disk can do that, so that a full one is told before the
+    first byte. Methods may be called from any thread; when it is over they raise `Ended`. Raises as `land` does.
+    """
+
+    def __init__(self, target: Path, size: int, *, mode: int, staging: Path) -> None:
+        self.target = target
+        self.size = size
+        self._mode = mode
+        self._lock = threading.Lock()
+        self._users = 0
+        self._over = False
+        with explaining_refusal(target), explaining_full_disk(target):
+            staging.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor, self._name = _stage(staging)
+            _STAGED.add(self._name)
+            try:
+                _allot(self._descriptor, size)
+            except BaseException:
+                self.discard()
+                raise
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Put *data* at *offset*."""
+        with self._in_use(), explaining_refusal(self.target), explaining_full_disk(self.target):
+            written = os.pwrite(self._descriptor, data, offset)
+            while written < len(data):
+                written += os.pwrite(self._descriptor, memoryview(data)[written:], offset + written)
+
+    def read(self, start: int, stop: int) -> Iterator[bytes]:
+        """What lies from *start* to *stop* now, in pieces."""
+        while start < stop:
+            with self._in_use(), explaining_refusal(self.target):
+                piece = os.pread(self._descriptor, min(_READ, stop - start), start)
+            if not piece:
+                msg = f"{self._name} was cut short by somebody else"
+                raise Unavailable(msg, hint="nothing else may write to the folder that is restored to")
+            yield piece
+            start += len(piece)
+
+    def land(self) -> None:
+        """Become the target, whose bytes the caller has proven: data is on the disk before the name is."""
+        with self._in_use(), explaining_refusal(self.target), explaining_full_disk(self.target):
+            os.fchmod(self._descriptor, self._mode)
+            _predate(self._descriptor)
+            os.fsync(self._descriptor)
+            with self._lock:
+                if self._over:
+                    raise Ended
+                os.replace(self._name, self.target)  # noqa: PTH105  # a string from mkstemp
+                self._over = True
+        _STAGED.discard(self._name)
+
+    def discard(self) -> None:
+        """Give it up, unless it has landed; whoever is at work on it in this moment is not disturbed."""
+        with self._lock:
+            if self._over:
+                return
+            self._over = True
+            # The number of a closed descriptor is given to another file: a thread that is still writing closes it itself.
+            if not self._users:
+                os.close(self._descriptor)
+        with suppress(FileNotFoundError):
+            os.unlink(self._name)  # noqa: PTH108  # as above
+        _STAGED.discard(self._name)
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        with self._lock:
+            if self._over:
+                raise Ended
+            self._users += 1
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._over and not self._users:
+                os.close(self._descriptor)
+
+
+def _allot(descriptor: int, size: int) -> None:
+    if size <= _ALLOTTED or sys.platform == "darwin":
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in _NO_ALLOTTING:
+            raise
 
 
 def _stage(folder: Path) -> tuple[int, str]:

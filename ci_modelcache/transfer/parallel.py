@@ -178,6 +178,35 @@ class Crew:
             self._changed.notify_all()
 
 
+class Behind:
+    """A thread that does one thing after another behind the thread that gives them to it, never more than one at a time."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._failures: list[BaseException] = []
+
+    def run(self, work: Callable[[], object]) -> None:
+        """Begin *work*, when what was given before is done; what that raised is raised here."""
+        self.wait()
+        # One for each piece of work: nobody has to end it when the giver gives up.
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when all is done; raise what it raised."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        for failure in self._failures:
+            raise failure
+
+    def _run(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  # handed to whoever gave it
+            self._failures.append(error)
+
+
 def _run(
     waiting: queue.SimpleQueue[Item],
     results: queue.SimpleQueue[BaseException | None],

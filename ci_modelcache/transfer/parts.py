@@ -13,6 +13,7 @@ from ci_modelcache.errors import ConfigError
 from ci_modelcache.transfer.disk import require_space
 from ci_modelcache.transfer.kept_file import finish, growing, is_own, pieces, prepared, put
 from ci_modelcache.transfer.land import replacing
+from ci_modelcache.transfer.lane import Lane
 from ci_modelcache.transfer.outlet import Keeping, Written
 
 if TYPE_CHECKING:
@@ -58,18 +59,22 @@ class Sums:
         self._whole = hashlib.sha256()
         self._part = hashlib.sha256()
         self._parts: list[tuple[int, str]] = []
-        self.seen = 0
+        self._seen = 0
+        self._lanes = Lane(self._whole.update), Lane(self._update)
 
-    def update(self, data: bytes | memoryview) -> None:
+    def update(self, data: bytes) -> None:
         """Take the next bytes."""
+        for lane in self._lanes:
+            lane.give(data)
+
+    def _update(self, data: bytes) -> None:
         rest = memoryview(data)
-        self._whole.update(rest)
         while rest:
-            piece = rest[: self._split - self.seen % self._split]
+            piece = rest[: self._split - self._seen % self._split]
             self._part.update(piece)
-            self.seen += len(piece)
+            self._seen += len(piece)
             rest = rest[len(piece) :]
-            if self.seen % self._split == 0:
+            if self._seen % self._split == 0:
                 self._end(self._split)
 
     def _end(self, size: int) -> None:
@@ -78,8 +83,10 @@ class Sums:
 
     def finish(self, whole: str) -> tuple[Written, ...]:
         """The parts of *whole*. To be called once, at the end."""
-        if self.seen % self._split:
-            self._end(self.seen % self._split)
+        for lane in self._lanes:
+            lane.wait()
+        if self._seen % self._split:
+            self._end(self._seen % self._split)
         return tuple(Written(part_name(whole, number), *each) for number, each in enumerate(self._parts))
 
     def document(self, whole: str, parts: Iterable[Written]) -> bytes:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import secrets
 import stat
+import sys
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ _CANNOT_LINK = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.
 EPERM is what ``fs.protected_hardlinks`` says of other people's files, ENOLCK what a disk without locks says, and ENOENT who has lost the
 folder for staged files to another that has just finished.
 """
+_CANNOT_COPY = {*_CANNOT_CLONE, errno.EPERM, errno.EBADF, errno.ETXTBSY}
 _CHUNK = 1024 * 1024
 
 
@@ -66,7 +68,7 @@ def place(
     Make *target* a file of the bytes of *source*, which are *expected*, in the cheapest way that this disk has.
 
     A clone (*mode* applies) is tried first; then, if *link* allows it, a hard link, which keeps the mode of *source*; then a
-    copy. Bytes that no receipt proves are hashed, never trusted. *target*
+    copy, which the kernel makes where a receipt proves *source* before and after. Bytes that no receipt proves are hashed, never trusted. *target*
     appears whole or not at all, by way of *staging*, and is remembered. Raises `DigestMismatch` or `SizeMismatch`
     when *source* is corrupt, `ObjectNotFound` when it is gone, `AccessDenied`, `NoSpace`, or `ConfigError` when something
     else is in the place of *target*.
@@ -77,8 +79,11 @@ def place(
         elif _may_link(original, link, mode) and _linked(source, original, target, expected, staging, receipts):
             return Placed.HARDLINK  # one inode, remembered as *source* already
         else:
-            land(_chunks(original), target, expected, mode=mode, staging=staging, leaves=False)
             how = Placed.COPY
+            if not _copied(original, target, expected=expected, mode=mode, staging=staging, receipts=receipts):
+                before, began = os.fstat(original.fileno()), receipts.now()
+                seen = land(_chunks(original), target, expected, mode=mode, staging=staging, leaves=False)
+                receipts.note(source, seen.sha256, before, began=began)
     if expected.sha256 is not None:
         receipts.remember(target, expected.sha256)
     return how
@@ -143,6 +148,44 @@ def _cloned(
 
 def _clone(new: int, old: int) -> None:
     fcntl.ioctl(new, _FICLONE, old)
+
+
+def _copied(
+    original: FileIO, target: Path, *, expected: Expected, mode: int, staging: Path, receipts: Receipts
+) -> bool:
+    """Make *target* a copy that nobody hashes; False when no receipt proves *original*, or this kernel or disk cannot do that."""
+    if not receipts.fits(os.fstat(original.fileno()), expected):
+        return False
+    try:
+        with replacing(target, mode=mode, staging=staging) as copy:
+            _copy(copy.fileno(), original.fileno(), expected.size)
+            _require_proven(original, expected, receipts)
+    except _Uncertain:
+        return False
+    except OSError as error:
+        if error.errno not in _CANNOT_COPY:
+            raise
+        return False
+    return True
+
+
+def _require_proven(original: FileIO, expected: Expected, receipts: Receipts) -> None:
+    if not receipts.fits(os.fstat(original.fileno()), expected):
+        raise _Uncertain
+
+
+def _copy(new: int, old: int, size: int) -> None:
+    """Let the kernel copy *size* bytes; raises `_Uncertain` when it finds fewer."""
+    done = 0
+    while done < size:
+        count = os.copy_file_range(old, new, size - done, done, done) if sys.platform == "linux" else 0
+        if not count:  # the file was cut meanwhile, or the disk says so of files that it makes up
+            raise _Uncertain
+        done += count
+
+
+class _Uncertain(Exception):
+    """A copy that may be of other bytes than those that were proven."""
 
 
 def _may_link(original: FileIO, link: Linking, mode: int) -> bool:

@@ -191,13 +191,13 @@ FORGETFUL = Forgetful()
 @frozen
 class FileState:
     """
-    What is at the place of a file: "proven" by a receipt, "verified" by hashing it now, "missing", or "different".
+    What is at the place of a file: "proven" by a receipt, "verified" by hashing it now, "missing", "different", or "unproven" as nobody hashed it.
 
     *defect* tells in what it is different: its "kind" (a link, a folder), its "size" in bytes or its "digest", with
     what was *expected* there and the *actual*.
     """
 
-    status: Literal["proven", "verified", "missing", "different"]
+    status: Literal["proven", "verified", "missing", "different", "unproven"]
     defect: Literal["", "kind", "size", "digest"] = ""
     expected: str = ""
     actual: str = ""
@@ -213,9 +213,11 @@ class FileState:
         return f"{self.status}: expected {self.defect} {self.expected}, got {self.actual}"
 
 
-def check_file(path: Path, expected: Expected, receipts: Receipts, *, links: bool = False) -> FileState:
+def check_file(
+    path: Path, expected: Expected, receipts: Receipts, *, links: bool = False, hashing: bool = True
+) -> FileState:
     """
-    Say whether *path* holds what is *expected*, asking the receipts first and hashing otherwise.
+    Say whether *path* holds what is *expected*, asking the receipts first and, unless there is to be no *hashing*, hashing otherwise.
 
     With *links* a symbolic link that leads to the right bytes is right (see `Layout.follows_links`); without, it is
     "different", so that it is replaced and never written through. What was hashed and right is remembered. Raises
@@ -233,22 +235,23 @@ def check_file(path: Path, expected: Expected, receipts: Receipts, *, links: boo
             return FileState("different", "kind", "a regular file", actual)
         raise _unreadable(path, error) from error
     try:
-        return _check_open(descriptor, path, expected, receipts)
+        return _check_open(descriptor, path, expected, receipts, hashing=hashing)
     except OSError as error:
         raise _unreadable(path, error) from error
     finally:
         os.close(descriptor)
 
 
-def _check_open(descriptor: int, path: Path, expected: Expected, receipts: Receipts) -> FileState:
+def _check_open(descriptor: int, path: Path, expected: Expected, receipts: Receipts, *, hashing: bool) -> FileState:
     seen = os.fstat(descriptor)
     if not stat.S_ISREG(seen.st_mode):
         actual = "a folder" if stat.S_ISDIR(seen.st_mode) else "a special file"
         return FileState("different", "kind", "a regular file", actual)
     if seen.st_size != expected.size:
         return FileState("different", "size", str(expected.size), str(seen.st_size))
-    if receipts.fits(seen, expected):
-        return FileState("proven")
+    proven = receipts.fits(seen, expected)
+    if proven or not hashing:
+        return FileState("proven" if proven else "unproven")
     began = receipts.now()
     with open(descriptor, "rb", buffering=0, closefd=False) as file:
         found = fingerprint(file, expected)

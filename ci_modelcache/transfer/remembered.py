@@ -9,15 +9,17 @@ read is set aside.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     Receipt = tuple[int, int, int, str]
     """Size, mtime and ctime (in nanoseconds) of an inode, and the SHA-256 of the bytes that it held then."""
@@ -40,6 +42,12 @@ _SCHEMA = (
 )
 _PATIENCE = 2.0
 """Seconds to wait for another process that is writing; all writes here take milliseconds."""
+_BATCH = 500
+"""Receipts that wait to be written together: one transaction costs as much as a small file."""
+_WEIGHT = 64 * 1024 * 1024
+"""Bytes of files behind waiting receipts: to hash them again, after a kill, takes a fraction of a second."""
+_DELAY = 1.0
+"""Seconds since the last transaction after which the next receipt waits for no other."""
 _DAY = 86_400.0
 _KEPT = 90 * _DAY
 """Seconds that the manifest of a snapshot is kept after it was last noted."""
@@ -47,14 +55,21 @@ _KEPT = 90 * _DAY
 
 class Remembered:
     """
-    The database at *path*, opened when first needed; *clock* gives seconds since the epoch.
+    The database at *path*, opened when first needed; *clock* gives seconds since the epoch, *timer* seconds that never jump.
 
-    Nothing here fails for the state of that file: from the first trouble on, nothing is remembered.
+    Receipts are written in batches. A kill loses those that were not written, as a crash of the machine may lose any: their files are
+    hashed again. Nothing here fails for the state of that file: from the first trouble on, nothing is remembered.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path, *, clock: Callable[[], float] = time.time, timer: Callable[[], float] = time.monotonic
+    ) -> None:
         self._path = path
         self._clock = clock
+        self._timer = timer
+        self._waiting: dict[tuple[str, str], tuple[Receipt, Path]] = {}
+        self._weight = 0
+        self._flushed = -math.inf
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._given_up = False
@@ -63,6 +78,9 @@ class Remembered:
     def receipt(self, inode: tuple[str, str]) -> Receipt | None:
         """The receipt of the (device, inode), or None when there is none."""
         sql = "SELECT size, mtime, ctime, sha256 FROM receipts WHERE device = ? AND inode = ?"
+        with self._lock:
+            if inode in self._waiting:
+                return self._waiting[inode][0]
 
         def ask(db: sqlite3.Connection) -> Receipt | None:
             row: Receipt | None = db.execute(sql, inode).fetchone()
@@ -71,11 +89,25 @@ class Remembered:
         return self._run(ask, otherwise=None)
 
     def keep_receipt(self, inode: tuple[str, str], receipt: Receipt, path: Path) -> None:
-        """Keep *receipt*, until *path* leads to that inode no more."""
-        row = (*inode, *receipt, os.fsencode(path.absolute()))
-        self._run(
-            lambda db: db.execute("INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)", row), otherwise=None
-        )
+        """Keep *receipt*, until *path* leads to that inode no more. It is written at once, or soon with others."""
+        now = self._timer()
+        with self._lock:
+            if self._given_up:
+                return
+            self._waiting[inode] = (receipt, path)
+            self._weight += receipt[0]
+            due = len(self._waiting) >= _BATCH or self._weight >= _WEIGHT or now - self._flushed >= _DELAY
+        if due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the receipts that wait, in one transaction."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+            self._weight, self._flushed = 0, self._timer()
+        if waiting:
+            rows = [(*inode, *receipt, os.fsencode(path.absolute())) for inode, (receipt, path) in waiting.items()]
+            self._run(partial(_insert, rows=rows), otherwise=None)
 
     def manifests(self, destination: str, snapshot: str) -> list[tuple[bytes, str]]:
         """The manifest kept under these keys with its SHA-256, as a list of one or none."""
@@ -83,19 +115,25 @@ class Remembered:
         return self._run(lambda db: db.execute(sql, (destination, snapshot)).fetchall(), otherwise=[])
 
     def keep_manifest(self, destination: str, snapshot: str, manifest: bytes, sha256: str) -> None:
-        """Keep *manifest* under these keys; one that is there already is not written again."""
+        """Keep *manifest* under these keys; one that is there already is not written again, nor its time more than once a day."""
+        known = "SELECT noted FROM manifests WHERE destination = ? AND snapshot = ? AND sha256 = ?"
         again = "UPDATE manifests SET noted = ? WHERE destination = ? AND snapshot = ? AND sha256 = ?"
         new = "INSERT OR REPLACE INTO manifests VALUES (?, ?, ?, ?, ?)"
         now = self._clock()
+        self.flush()
 
         def keep(db: sqlite3.Connection) -> None:
+            last = db.execute(known, (destination, snapshot, sha256)).fetchone()
+            if last is not None and 0 <= now - last[0] < _DAY:
+                return
             if db.execute(again, (now, destination, snapshot, sha256)).rowcount == 0:
                 db.execute(new, (destination, snapshot, manifest, sha256, now))
 
         self._run(keep, otherwise=None)
 
     def close(self) -> None:
-        """Close the database; the next question opens it again."""
+        """Write what waits, and close the database; the next question opens it again."""
+        self.flush()
         with self._lock:
             self._disconnect()
 
@@ -174,6 +212,12 @@ class Remembered:
         # Runners that live long restore into a new folder for every job.
         db.executemany("DELETE FROM manifests WHERE destination = ?", abandoned)
         db.execute("COMMIT")
+
+
+def _insert(db: sqlite3.Connection, *, rows: Sequence[tuple[object, ...]]) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    db.executemany("INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    db.execute("COMMIT")
 
 
 def _leads_to(path: bytes, inode: tuple[str, str]) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from ci_modelcache.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from contextlib import AbstractContextManager
 
     from ci_modelcache.transfer.retry import RetryPolicy
@@ -20,7 +20,7 @@ class OpenAt(Protocol):
         """Open at *start*."""
 
 
-def read_through(open_at: OpenAt, size: int, retry: RetryPolicy, *, what: str) -> Iterator[bytes]:
+def read_through(open_at: OpenAt, size: int, retry: RetryPolicy, *, what: str) -> Generator[bytes, None, None]:
     """
     Yield exactly *size* bytes of *what*, reopening at the offset reached when a read breaks off.
 
@@ -62,3 +62,10 @@ def exactly_next(chunks: Iterator[bytes], rest: bytes, size: int) -> tuple[list[
         rest = rest[len(found[-1]) :]
         size -= len(found[-1])
     return found, rest
+
+
+def spent(pieces: list[bytes]) -> Iterator[bytes]:
+    """All of *pieces*, none of which is held after it: what was passed on makes room for what comes."""
+    pieces.reverse()
+    while pieces:
+        yield pieces.pop()

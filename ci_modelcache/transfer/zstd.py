@@ -20,6 +20,8 @@ _WINDOW_LOG = 27
 """128 MiB: what a frame may ask a reader to hold in memory, and the most that ``zstd -d`` takes by itself."""
 _LEVEL = 1
 """Weights are hardly smaller at any higher one."""
+_THREADS = 2
+"""At most; what they make together does not depend on how many there are, only on whether there are any."""
 
 
 class NotZstd(Exception):
@@ -33,9 +35,11 @@ def compressor(size: int) -> ZstdCompressor:
             from compression.zstd import CompressionParameter, ZstdCompressor  # noqa: PLC0415  # an extra
         else:
             from backports.zstd import CompressionParameter, ZstdCompressor  # noqa: PLC0415  # as above
-    made = ZstdCompressor(
-        options={CompressionParameter.compression_level: _LEVEL, CompressionParameter.checksum_flag: 1}
-    )
+    options: dict[int, int] = {CompressionParameter.compression_level: _LEVEL, CompressionParameter.checksum_flag: 1}
+    # A libzstd that was built without threads refuses to be asked for some.
+    if threads := min(_THREADS, CompressionParameter.nb_workers.bounds()[1]):
+        options[CompressionParameter.nb_workers] = threads
+    made = ZstdCompressor(options=options)
     made.set_pledged_input_size(size)
     return made
 

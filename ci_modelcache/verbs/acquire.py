@@ -19,10 +19,11 @@ from ci_modelcache.model.digest import LEAF_SIZE, Fingerprint
 from ci_modelcache.model.manifest import Manifest
 from ci_modelcache.transfer.disk import require_space, same_disk
 from ci_modelcache.transfer.parallel import for_each
-from ci_modelcache.verbs.deliver import NOT_WRITABLE, is_stored, listed_of, obtain
+from ci_modelcache.verbs.comparing import contents
+from ci_modelcache.verbs.deliver import NOT_WRITABLE, is_stored, listed_of
 from ci_modelcache.verbs.ingest import entry_of, ingest
 from ci_modelcache.verbs.initialise import initialise
-from ci_modelcache.verbs.placing import Placement, by_links, carry_out, contents, plan
+from ci_modelcache.verbs.placing import Placement, by_links, carry_out, plan
 from ci_modelcache.verbs.publish import fingerprint, publish, unwritten
 from ci_modelcache.verbs.receive import senders
 
@@ -128,7 +129,7 @@ def _require_room(files: tuple[ListedFile, ...], route: Route) -> None:
 
 def _land_all(snapshot: SnapshotId, files: tuple[ListedFile, ...], route: Route) -> Acquired:
     route = evolve(route, leaves=True)
-    placement = carry_out(plan(files, route), route, bring=obtain)
+    placement = carry_out(plan(files, route), route, is_stored=False)
     seen = _fingerprints(files, placement, route)
     entries = tuple(entry_of(file, seen[route.layout.content(file)]) for file in files)
     return Acquired(

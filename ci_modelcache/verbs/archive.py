@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from contextlib import closing, contextmanager
@@ -12,14 +13,15 @@ from typing import TYPE_CHECKING, Protocol
 from attrs import frozen
 
 from ci_modelcache.cache.proven import ProvenBlob
-from ci_modelcache.errors import ModelCacheError
+from ci_modelcache.errors import IntegrityError, ModelCacheError, Unavailable
 from ci_modelcache.layouts.inside import explaining_denial
 from ci_modelcache.model.digest import LEAF_SIZE, Digest, Fingerprinter
 from ci_modelcache.model.manifest import FileEntry
 from ci_modelcache.model.tar import header, offsets, padding, trailer
-from ci_modelcache.transfer.outlet import Keeping
+from ci_modelcache.transfer.lane import Lane
+from ci_modelcache.transfer.outlet import Keeping, Lasting
 from ci_modelcache.transfer.parallel import bounded, for_each, in_order
-from ci_modelcache.transfer.streams import exactly_next
+from ci_modelcache.transfer.streams import exactly_next, spent
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -30,10 +32,14 @@ if TYPE_CHECKING:
     from ci_modelcache.transfer.outlet import Kept, Outlet, Take
     from ci_modelcache.verbs.step import Step
 
+_log = logging.getLogger(__name__)
+
 _AHEAD = 4
 """Stretches of blobs (`LEAF_SIZE` bytes) that are read ahead at most: they are in memory."""
 _PIECE = 1024 * 1024
 """Bytes of a local file that are in memory."""
+_GATHERED = 256 * 1024
+"""Bytes; smaller pieces go on together, as headers and small files would cost more to pass on than to write."""
 
 _Name = tuple[Digest, int, Digest | None]
 """What manifests say about a blob."""
@@ -77,15 +83,31 @@ _Unit = bytes | _Stretch | _Local
 """What an archive is made of, one after the other."""
 
 
+class _Doubtful(Unavailable):
+    """A large file is not what its manifest says; what an outlet has of it is kept, as its leaf list tells which bytes are right."""
+
+
 class Archive:
-    """The archive of *pieces*, in their order, whose blobs are in *tiers* or in *cache*."""
+    """
+    The archive of *pieces*, in their order, whose blobs are in *tiers* or in *cache*.
+
+    *pinned* are files of manifests that nobody can have altered, such as those of a lock: their leaf lists alone prove them.
+    """
 
     def __init__(
-        self, pieces: Iterable[Piece], *, cache: ModelCache, step: Step, doing: str, tiers: Sequence[Tier] = ()
+        self,
+        pieces: Iterable[Piece],
+        *,
+        cache: ModelCache,
+        step: Step,
+        doing: str,
+        tiers: Sequence[Tier] = (),
+        pinned: Iterable[FileEntry] = (),
     ) -> None:
         self._pieces = tuple(pieces)
         self._step = step
         self._doing = doing
+        self._pinned = frozenset(map(_name, pinned))
         self._blobs = {_name(file): ProvenBlob(file, cache, tiers=tiers) for file in self._files()}
         *_, end = offsets(piece.member for piece in self._pieces)
         self._trailer = trailer(end)
@@ -106,36 +128,61 @@ class Archive:
         """
         Give all of it to *outlet*, and return its digest; of a blob only bytes that are proven, of a large one in stretches.
 
-        What the outlet has kept of an earlier try is proven as if it came from the store, and is not read there again.
-        Wrong bytes of which there is no right copy raise `IntegrityError`.
+        An outlet that shows nothing before its end, and keeps what it has, is given a large file first and its proof after that: what
+        is wrong then is written again. What the outlet has kept of an earlier try is proven as if it came from the store, and is not
+        read there again. Wrong bytes of which there is no right copy raise `IntegrityError`.
         """
         return bounded(
-            lambda: self._write(outlet), deadline=self._step.deadline, doing=f"{self._doing} to {outlet.name}"
+            lambda: self._written(outlet), deadline=self._step.deadline, doing=f"{self._doing} to {outlet.name}"
         )
 
-    def _write(self, outlet: Outlet) -> Digest:
-        progress, passed = self._step.progress, _Passed(self.size)
-        with self._opened(outlet, passed) as take, closing(self._contents(passed.units)) as contents:
+    def _written(self, outlet: Outlet) -> Digest:
+        if isinstance(outlet, Lasting) and outlet.goes_on:
+            try:
+                return self._write(outlet, by_leaves=False)
+            except _Doubtful as doubt:
+                _log.warning("%s; looking which bytes of it are right", doubt)
+        return self._write(outlet, by_leaves=True)
+
+    def _write(self, outlet: Outlet, *, by_leaves: bool) -> Digest:
+        progress, passed = self._step.progress, _Passed(self.size, self._pinned)
+        with (
+            self._opened(outlet, passed),
+            closing(self._contents(passed.units, by_leaves=by_leaves)) as contents,
+        ):
             progress.start(self._doing, self.size)
             try:
                 progress.advance(passed.seen)
                 for unit, chunks in contents:
                     for chunk in chunks:
                         self._step.deadline.check(self._doing)
-                        take(chunk)
                         passed.by(chunk, unit)
                         progress.advance(len(chunk))
-                    passed.end(unit)
+                    self._end(unit, passed, by_leaves=by_leaves)
+                digest = passed.finish()
+            except ModelCacheError:
+                passed.flush()
+                raise
             finally:
                 progress.finish()
-        return passed.digest
+        return digest
+
+    @staticmethod
+    def _end(unit: _Unit, passed: _Passed, *, by_leaves: bool) -> None:
+        try:
+            passed.end(unit)
+        except IntegrityError as error:
+            if by_leaves:
+                raise
+            raise _Doubtful(error.message) from error
 
     @contextmanager
-    def _opened(self, outlet: Outlet, passed: _Passed) -> Iterator[Take]:
-        """What takes all that has not *passed*, once the block begins."""
+    def _opened(self, outlet: Outlet, passed: _Passed) -> Iterator[None]:
+        """Have *outlet* take all that has not *passed* once the block begins."""
         if not isinstance(outlet, Keeping):
             with outlet.open(self.size) as take:
-                yield take
+                passed.on(take)
+                yield
             return
 
         def begin(kept: Kept) -> int:
@@ -143,7 +190,8 @@ class Archive:
             return passed.seen
 
         with outlet.resume(self.size, begin) as take:
-            yield take
+            passed.on(take)
+            yield
 
     def _prove(self, kept: Kept, passed: _Passed) -> None:
         """Let pass what is *kept* of the archive, up to the first unit that is not whole or not right."""
@@ -160,11 +208,11 @@ class Archive:
                 passed.by(chunk, unit)
             passed.end(unit)
 
-    def _contents(self, done: int) -> Generator[tuple[_Unit, Iterable[bytes]], None, None]:
-        """The units but for the first *done*, and the bytes of each."""
+    def _contents(self, done: int, *, by_leaves: bool) -> Generator[tuple[_Unit, Iterable[bytes]], None, None]:
+        """The units but for the first *done*, and the bytes of each, proven *by_leaves* or, in a large file that is not pinned, not yet."""
         read = in_order(
             (unit for unit in islice(self._units(), done, None) if isinstance(unit, _Stretch)),
-            lambda unit: unit.blob.read(unit.number),
+            lambda unit: unit.blob.read(unit.number, proven=by_leaves or _name(unit.blob.file) in self._pinned),
             workers=min(_AHEAD, self._step.workers),
             deadline=self._step.deadline,
             doing="reading from the store",
@@ -172,7 +220,7 @@ class Archive:
         with closing(read):
             for unit in islice(self._units(), done, None):
                 if isinstance(unit, _Stretch):
-                    yield unit, next(read)
+                    yield unit, spent(next(read))
                 elif isinstance(unit, bytes):
                     yield unit, [unit]
                 else:
@@ -197,38 +245,69 @@ class Archive:
 
 
 class _Passed:
-    """What has gone by of an archive of *size* bytes: how many *units*, how many bytes, and what they hash to."""
+    """
+    What has gone by of an archive of *size* bytes: how many *units*, how many bytes, and what they hash to.
 
-    def __init__(self, size: int) -> None:
+    All of it is hashed, and in a lane of its own each large file that is not *pinned*.
+    """
+
+    def __init__(self, size: int, pinned: frozenset[_Name]) -> None:
         self.units = 0
-        self._all = Fingerprinter(size, git=False, leaves=False)
-        self._file: Fingerprinter | None = None
-
-    @property
-    def seen(self) -> int:
+        self.seen = 0
         """Bytes."""
-        return self._all.seen
+        self._all = Fingerprinter(size, git=False, leaves=False)
+        self._lane = Lane(self._all.update)
+        self._pinned = pinned
+        self._file: tuple[Fingerprinter, Lane] | None = None
+        self._take: Take | None = None
+        self._gathered: list[bytes] = []
+        self._waiting = 0
 
-    @property
-    def digest(self) -> Digest:
-        """Of all. To be asked for once, at the end."""
-        return self._all.finish().sha256
+    def on(self, take: Take) -> None:
+        """From now on *take* is given what goes by."""
+        self.flush()
+        self._take = take
 
     def by(self, chunk: bytes, unit: _Unit) -> None:
-        """Count *chunk*, a part of *unit*."""
-        self._all.update(chunk)
+        """Pass on *chunk*, a part of *unit*."""
+        self.seen += len(chunk)
+        self._gathered.append(chunk)
+        self._waiting += len(chunk)
+        if self._waiting >= _GATHERED:
+            self.flush()
         # One stretch is proven by the file's own digest; several by their leaves, which only say what the manifest does.
-        if isinstance(unit, _Stretch) and unit.blob.stretches > 1:
+        if isinstance(unit, _Stretch) and unit.blob.stretches > 1 and _name(unit.blob.file) not in self._pinned:
             if self._file is None:
-                self._file = unit.blob.file.expected.fingerprinter(leaves=False)
-            self._file.update(chunk)
+                hasher = unit.blob.file.expected.fingerprinter(leaves=False)
+                self._file = hasher, Lane(hasher.update)
+            self._file[1].give(chunk)
+
+    def flush(self) -> None:
+        """Give away what was gathered."""
+        large = self._gathered.pop() if self._gathered and len(self._gathered[-1]) >= _GATHERED else b""
+        small = b"".join(self._gathered)
+        self._gathered.clear()
+        self._waiting = 0
+        for data in filter(None, (small, large)):
+            self._lane.give(data)
+            if self._take is not None:
+                self._take(data)
 
     def end(self, unit: _Unit) -> None:
         """Count *unit*; raises `IntegrityError` when a file that ends with it is not what its manifest says."""
         self.units += 1
         if isinstance(unit, _Stretch) and self._file is not None and unit.number == unit.blob.stretches - 1:
-            unit.blob.file.expected.check(self._file.finish(), unit.path)
+            self.flush()
+            hasher, lane = self._file
+            lane.wait()
+            unit.blob.file.expected.check(hasher.finish(), unit.path)
             self._file = None
+
+    def finish(self) -> Digest:
+        """What all of it hashes to, when all has been passed on. To be called once, at the end."""
+        self.flush()
+        self._lane.wait()
+        return self._all.finish().sha256
 
 
 def _is(unit: bytes | _Stretch, found: Sequence[bytes]) -> bool:

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from ci_modelcache.errors import ConfigError
 from ci_modelcache.model.redact import redact
-from ci_modelcache.sources.http import Origin
+from ci_modelcache.sources.origin import Origin
 from ci_modelcache.sources.token import Token
 from ci_modelcache.sources.tokens.issued import end_of
 from ci_modelcache.sources.tokens.keep import NAME, keep

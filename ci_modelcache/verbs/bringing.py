@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from ci_modelcache.errors import IntegrityError, ManifestInvalid, ObjectNotFound, SnapshotNotFound
-from ci_modelcache.model.digest import LEAF_SIZE, Digest, Expected, verified
+from ci_modelcache.model.digest import LEAF_SIZE, Digest, Expected, Fingerprint, verified
+from ci_modelcache.transfer.beside import fingerprinter
+from ci_modelcache.transfer.lane import verified_beside
 from ci_modelcache.transfer.parallel import for_each
 from ci_modelcache.transfer.streams import read_through
 from ci_modelcache.verbs.unpacking import HINT
@@ -15,17 +19,22 @@ from ci_modelcache.verbs.unpacking import HINT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from ci_modelcache.cache.modelcache import BlobCopy, ModelCache
+    from ci_modelcache.cache.copies import BlobCopy
+    from ci_modelcache.cache.modelcache import ModelCache
     from ci_modelcache.cache.publication import Publication
     from ci_modelcache.model.manifest import FileEntry, Manifest
     from ci_modelcache.model.tar_reader import Found
     from ci_modelcache.verbs.planning import Plan
     from ci_modelcache.verbs.step import Count, Step
+    from ci_modelcache.verbs.unpacking import Content
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+
 _SHOWN = 3
 """Files that are named of those that a delta needs."""
+_LEAF_LIST = re.compile(rb"([0-9a-f]{64}\n)+")
 
 
 class Bringing:
@@ -112,11 +121,40 @@ class Bringing:
             self._step.progress.advance(file.size)
             return
 
+        if there or not self._is_brought_as_said(plan, file, content):
+            self._step.attempt(partial(self._bring_content, file, content, there=there))
+
+    def _bring_content(self, file: FileEntry, content: Content, count: Count, *, there: bool) -> None:
+        chunks = count(content.chunks(self._step.retry))
+        self._bring(file.expected, file.sha256, chunks, content.what, there=there)
+
+    def _is_brought_as_said(self, plan: Plan, file: FileEntry, content: Content) -> bool:
+        """
+        Whether *file* is stored, and is what the leaf list of the archive says, so that nobody hashes its leaves a second time.
+
+        When it is not, nothing is stored, and which of the two is wrong is not known.
+        """
+        leaf_list = None if file.leaves is None else plan.leaf_lists.get(file.leaves, b"")
+        if self._cache.packer is not None or (leaf_list is not None and _LEAF_LIST.fullmatch(leaf_list) is None):
+            return False
+        said = Fingerprint(file.size, file.sha256, None, leaf_list)
+
         def bring(count: Count) -> None:
             chunks = count(content.chunks(self._step.retry))
-            self._bring(file.expected, file.sha256, chunks, content.what, there=there)
+            if leaf_list is not None:
+                chunks = verified_beside(chunks, file.expected, content.what)
+            self._publication.put_known(said, chunks, what=content.what)
 
-        self._step.attempt(bring)
+        try:
+            self._step.attempt(bring)
+        except IntegrityError as error:
+            _log.warning("%s; reading it once more to find out what is wrong", error)
+            return False
+        with self._lock:
+            self.uploaded += file.size
+            if leaf_list is not None:
+                self._leaf_lists[file.sha256] = leaf_list
+        return True
 
     def _read_stored(self, file: FileEntry) -> None:
         """Make the leaf list of a file that the store has and the archive has not."""
@@ -134,7 +172,7 @@ class Bringing:
 
     def _bring(self, expected: Expected, digest: Digest, chunks: Iterator[bytes], what: str, *, there: bool) -> None:
         """Store *chunks* as *digest*, or only read them where the store has it; what they are is known then."""
-        hasher = expected.fingerprinter()
+        hasher = fingerprinter(expected)
         try:
             if there:
                 for _ in verified(chunks, expected, what, into=hasher):

@@ -1,25 +1,23 @@
-"""The only module that brings one file to its place: from the store, or from upstream when the store cannot give it."""
+"""The only module that brings a file from upstream where the store cannot give it, and mends the store then."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 from attrs import evolve, field, frozen
 
 from ci_modelcache.cache.modelcache import ModelCache
 from ci_modelcache.cache.publication import Publication
-from ci_modelcache.cache.replicas import ReplicatedCache
 from ci_modelcache.errors import (
     AccessDenied,
     DeadlineExceeded,
     IntegrityError,
     ModelCacheError,
     NoSpace,
+    NotDecodable,
     NotFound,
-    ObjectNotFound,
     StoreUnsupported,
     Unavailable,
 )
@@ -28,19 +26,17 @@ from ci_modelcache.model.digest import Digest, Fingerprint, verified
 from ci_modelcache.model.listing import ListedFile
 from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.sources.mirrors import Mirrors
-from ci_modelcache.transfer.land import explaining_full_disk, explaining_refusal, land
-from ci_modelcache.transfer.place import Linking, place
+from ci_modelcache.transfer.beside import fingerprinter
+from ci_modelcache.transfer.land import explaining_full_disk, explaining_refusal
 from ci_modelcache.transfer.receipts import Receipts
-from ci_modelcache.transfer.streams import read_through
 from ci_modelcache.verbs.near import Near
 from ci_modelcache.verbs.publish import read_file, unwritten
 from ci_modelcache.verbs.receive import Inbound, receive
 from ci_modelcache.verbs.step import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from ci_modelcache.cache.modelcache import BlobCopy
     from ci_modelcache.model.manifest import FileEntry
     from ci_modelcache.transfer.partial import Partial
 
@@ -79,6 +75,7 @@ class Route:
     Where files may come from and where they go; *ref* is pinned to the commit.
 
     *save*: whether the store may be written. *leaves*: whether leaf lists are needed, for a manifest that is to be made.
+    *pinned*: the manifest is named by a lock, so that the leaves which it names prove a file, too.
     *force*: what the destination and the store have already counts for nothing; all comes from upstream and replaces it.
     *near*: what is asked before the store.
     """
@@ -91,46 +88,9 @@ class Route:
     step: Step
     save: bool
     leaves: bool = False
+    pinned: bool = False
     force: bool = False
     near: Near = field(factory=Near)
-
-
-def deliver(file: ListedFile, route: Route) -> Delivery:
-    """
-    Put the proven bytes of *file*, which is of a snapshot that the store has, at its place.
-
-    A copy in the store that is missing or wrong is passed over for the next one, then for upstream, and then
-    mended if the store may be written. Which error is raised when upstream cannot help: see `instead_of`.
-    """
-
-    def farther() -> Delivery:
-        try:
-            return _from_store(file, route)
-        except (ObjectNotFound, IntegrityError) as failure:
-            return _from_elsewhere(file, failure, route)
-
-    return _from_near(file, route, farther)
-
-
-def obtain(file: ListedFile, route: Route) -> Delivery:
-    """
-    Put the proven bytes of *file*, which is of a snapshot that the store lacks, at its place.
-
-    Large files often stay the same from commit to commit: what the store has of another snapshot is taken from there.
-    """
-
-    def farther() -> Delivery:
-        if route.force:
-            return _from_upstream(file, route)
-        try:
-            return _from_store(file, route)
-        except ObjectNotFound as miss:
-            _log.debug("%s: %s", file.path, miss)
-            return _from_upstream(file, route)
-        except IntegrityError as failure:
-            return _from_elsewhere(file, failure, route)
-
-    return _from_near(file, route, farther)
 
 
 @contextmanager
@@ -138,14 +98,15 @@ def instead_of(failure: ModelCacheError) -> Iterator[None]:
     """
     Ask upstream in this block because of *failure* in the store; when that fails too, raise the error that matters.
 
-    1. The store has wrong bytes, and upstream may not or will not give right ones: it is corruption (13), not a miss.
+    1. The store has wrong bytes, and upstream may not or will not give right ones: it is corruption (13), not a miss. Or it has them in an encoding
+       that cannot be read here: a miss (10), whose remedy is what is to be installed.
     2. Otherwise what upstream says: a miss (10), also when a stored snapshot lost a file, for nobody told a lie and the remedy
        is that of a miss; a refusal (12), an outage (11). The store's failure is noted.
     """
     try:
         yield
     except (NotFound, AccessDenied) as refusal:
-        if isinstance(failure, IntegrityError):
+        if isinstance(failure, (IntegrityError, NotDecodable)):
             failure.add_note(f"and right bytes cannot be had: {refusal.message}")
             failure.hint = failure.hint or "restore it once where the Hub may be asked: that mends the store"
             raise failure from refusal
@@ -168,68 +129,16 @@ def is_stored(file: ListedFile, cache: ModelCache) -> bool:
 
 def listed_of(file: FileEntry) -> ListedFile:
     """A manifest entry as a listing would have it, were a Hub to publish every sha256."""
-    return ListedFile(file.path, file.size, file.git_oid, file.sha256, file.lfs, file.executable)
+    return ListedFile(file.path, file.size, file.git_oid, file.sha256, file.lfs, file.executable, file.leaves)
 
 
-def _from_near(file: ListedFile, route: Route, farther: Callable[[], Delivery]) -> Delivery:
-    """*file* from a tier, or else as *farther* brings it, and then the tiers keep it."""
-    near, layout, receipts = route.near, route.layout, route.receipts
-    if file.sha256 is not None and not route.force:
-        try:
-            placed = near.bring(file, file.sha256, layout, receipts)
-        except ObjectNotFound as miss:
-            _log.debug("%s", miss)
-        else:
-            route.step.progress.advance(file.size)
-            return Delivery(file.path, file.size, placed, Fingerprint(file.size, file.sha256, None, None), near=True)
-    delivery = farther()
-    near.keep(file, delivery.seen.sha256, layout, receipts)
-    return delivery
-
-
-def _from_store(file: ListedFile, route: Route) -> Delivery:
-    if file.sha256 is None:
-        named = f"of git name {file.git_oid}"
-        raise ObjectNotFound(named, route.cache.url)
-    failure: ModelCacheError = ObjectNotFound(file.sha256.hex, route.cache.url)
-    for copy in route.cache.blob_copies(file.sha256, file.size):
-        try:
-            return _from_copy(file, file.sha256, copy, route)
-        except (ObjectNotFound, IntegrityError) as error:
-            failure = error
-        except Unavailable as error:
-            if not isinstance(route.cache, ReplicatedCache):
-                raise
-            route.cache.give_up(copy.store, error)
-            failure = error
-    raise failure
-
-
-def _from_copy(file: ListedFile, digest: Digest, copy: BlobCopy, route: Route) -> Delivery:
-    replica = "" if copy.store is route.cache.store else copy.store.url
-    for local in copy.files:
-        placed = place(
-            local,
-            route.layout.content(file),
-            expected=file.expected,
-            link=Linking.READ_ONLY if route.layout.linkable else Linking.NEVER,
-            mode=route.layout.mode(file),
-            staging=route.layout.staging,
-            receipts=route.receipts,
-        )
-        route.step.progress.advance(file.size)
-        return Delivery(file.path, file.size, placed, Fingerprint(file.size, digest, None, None), replica=replica)
-    chunks = partial(read_through, copy.open, file.size, route.step.retry, what=str(copy))
-    seen = route.step.receive(lambda count: _land(count(chunks()), file, route), doing=f"reading {copy}")
-    return Delivery(file.path, file.size, DOWNLOAD, seen, received=file.size, replica=replica)
-
-
-def _from_upstream(file: ListedFile, route: Route) -> Delivery:
+def from_upstream(file: ListedFile, route: Route) -> Delivery:
+    """*file* from upstream, proven and at its place."""
     layout = route.layout
     target = layout.content(file)
 
     def take(chunks: Iterator[bytes], partial: Partial | None) -> Fingerprint:
-        hasher = file.expected.fingerprinter(leaves=route.leaves)
+        hasher = fingerprinter(file.expected, leaves=route.leaves)
         for _ in verified(chunks, file.expected, f"{file.path} of {route.ref}", into=hasher):
             pass
         with explaining_refusal(target), explaining_full_disk(target):
@@ -252,20 +161,13 @@ def _from_upstream(file: ListedFile, route: Route) -> Delivery:
     )
 
 
-def _land(chunks: Iterator[bytes], file: ListedFile, route: Route) -> Fingerprint:
-    layout = route.layout
-    target = layout.content(file)
-    mode, staging = layout.mode(file), layout.staging
-    seen = land(chunks, target, file.expected, mode=mode, staging=staging, leaves=route.leaves)
-    route.receipts.remember(target, seen.sha256)
-    return seen
-
-
-def _from_elsewhere(file: ListedFile, failure: ModelCacheError, route: Route) -> Delivery:
+def from_elsewhere(file: ListedFile, failure: ModelCacheError, route: Route) -> Delivery:
     """*file* from upstream because the store failed with *failure*; and then the store is mended."""
     _log.warning("%s: %s; asking %s", file.path, failure, route.upstream.url)
     with instead_of(failure):
-        delivery = _from_upstream(file, route)
+        delivery = from_upstream(file, route)
+    if isinstance(failure, NotDecodable):
+        return delivery  # for all that is known here the store has it right
     warnings = (delivery.warning, _mend(file, delivery.seen.sha256, route))
     return evolve(delivery, mended=True, warning="; ".join(filter(None, warnings)))
 

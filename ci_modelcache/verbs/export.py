@@ -90,11 +90,12 @@ class ExportOptions:
 
 @frozen
 class Exported:
-    """A model to export: the manifest that *ref* and *selection* led to."""
+    """A model to export: the manifest that *ref* and *selection* led to. One that is *pinned* is a lock's, which no store can alter."""
 
     ref: ModelRef
     manifest: Manifest
     selection: Selection = field(factory=Selection)
+    pinned: bool = False
 
 
 def held(
@@ -106,7 +107,7 @@ def held(
     Raises `SnapshotNotFound` for what the store lacks, `NotInLock`, `IntegrityError`.
     """
     for lock in locks:
-        return Exported(ref, lock.find(ref, selection).to_manifest(), selection)
+        return Exported(ref, lock.find(ref, selection).to_manifest(), selection, pinned=True)
     commit = resolve(ref, cache=cache, upstream=host, revision_ttl=float("inf")).commit
     snapshot = SnapshotId(host.host, ref.type, ref.repo, commit, selection.id)
     try:
@@ -133,7 +134,8 @@ def export(
     started = step.clock()
     with explaining_miss(models):
         entries = _entries(models, cache=cache, step=step, options=options)
-        archive = Archive(entries, cache=cache, step=step, doing=_DOING)
+        pinned = (file for model in models if model.pinned for file in model.manifest.files)
+        archive = Archive(entries, cache=cache, step=step, doing=_DOING, pinned=pinned)
         archive.find()
     try:
         seen = archive.write(outlet)

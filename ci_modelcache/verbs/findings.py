@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from ci_modelcache.errors import ModelCacheError, NotFound, StoreUnsupported
+from ci_modelcache.errors import ModelCacheError, NotDecodable, NotFound, StoreUnsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -60,9 +60,19 @@ class Flaw:
 
 def kind_of(error: ModelCacheError) -> str:
     """The kind of problem that *error* is."""
-    if isinstance(error, StoreUnsupported):
+    if isinstance(error, (StoreUnsupported, NotDecodable)):
         return UNSUPPORTED
     return MISSING if isinstance(error, NotFound) else WRONG
+
+
+def flaw_of(error: ModelCacheError) -> Flaw:
+    """What *error*, with which a blob could not be read, says of it."""
+    return unread(error.message) if isinstance(error, NotDecodable) else Flaw(kind_of(error), error.message)
+
+
+def unread(why: str) -> Flaw:
+    """Of a blob that may be right, and cannot be read here, as *why* says: nobody mends that."""
+    return Flaw(UNSUPPORTED, why, stays=_READ_ELSEWHERE)
 
 
 def told(
@@ -105,5 +115,6 @@ def told(
 
 BESIDE = "a right copy stands before it; both go when nobody needs them any more"
 ITS_MANIFEST = "its manifest says so: only another snapshot can change that"
+_READ_ELSEWHERE = "nobody knows here whether it is right: install what it needs, and verify it again"
 _ITS_BLOB = "its blob"
 _NO_REF = "it is no snapshot that readers find: ci-modelcache undelete brings it back first"

@@ -18,7 +18,8 @@ from ci_modelcache.verbs.publish import read_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ci_modelcache.cache.modelcache import BlobCopy, ModelCache
+    from ci_modelcache.cache.copies import BlobCopy
+    from ci_modelcache.cache.modelcache import ModelCache
     from ci_modelcache.cache.tier import Tier
     from ci_modelcache.model.digest import Digest
     from ci_modelcache.model.manifest import FileEntry, Manifest

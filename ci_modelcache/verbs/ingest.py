@@ -8,11 +8,11 @@ in the state folder until then, if there is room: it is moved into a store on th
 from __future__ import annotations
 
 import errno
-import itertools
 import logging
 import os
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,22 +22,24 @@ from ci_modelcache.cache.modelcache import ModelCache
 from ci_modelcache.cache.publication import Publication
 from ci_modelcache.errors import AccessDenied, ConfigError, FileNotFound, IntegrityError, ObjectNotFound
 from ci_modelcache.model.digest import LEAF_SIZE, Digest, Fingerprint, verified
+from ci_modelcache.model.listing import ListedFile
 from ci_modelcache.model.manifest import MAX_FILES, FileEntry, Manifest
 from ci_modelcache.model.ref import ModelRef
 from ci_modelcache.sources.mirrors import Mirrors
+from ci_modelcache.transfer.beside import fingerprinter
 from ci_modelcache.transfer.disk import Room, same_disk
 from ci_modelcache.transfer.parallel import for_each
 from ci_modelcache.transfer.partial import sweep_partials
+from ci_modelcache.transfer.stages import Stages
 from ci_modelcache.transfer.streams import read_through
 from ci_modelcache.verbs.receive import Inbound, Received, receive, senders
 from ci_modelcache.verbs.step import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
-    from ci_modelcache.cache.modelcache import BlobCopy
-    from ci_modelcache.model.listing import ListedFile
+    from ci_modelcache.cache.copies import BlobCopy
     from ci_modelcache.model.ref import SnapshotId
     from ci_modelcache.model.selection import Selection
     from ci_modelcache.sources.protocol import Upstream
@@ -50,8 +52,8 @@ Item = TypeVar("Item")
 
 _GIVEN_UP = 7 * 86_400.0
 """Seconds after which nobody is expected to go on with what is half received."""
-_GROUP = 64
-"""Small files that are announced together: each announcement is a request to the store."""
+_GROUP = 256
+"""Small files that are announced together, at least, while more are coming: each announcement is a few requests."""
 
 
 @frozen
@@ -86,6 +88,12 @@ class Upload:
     def inbound(self) -> Inbound:
         """Where files come from; what is half received is kept in the state folder."""
         return Inbound(self.ref, self.source, self.step.state / "partial", self.step, self.force, self.room)
+
+    def announce(self, digests: Collection[Digest]) -> None:
+        """As `Publication.announce`, and look which of *digests* are there."""
+        self.publication.announce(digests)
+        if not self.force:
+            self.publication.look(digests)
 
     def got(self, received: Received[Fingerprint]) -> None:
         """A file was *received* from upstream."""
@@ -182,7 +190,7 @@ def _put_known(upload: Upload, files: Sequence[ListedFile]) -> None:
             blobs.setdefault(file.sha256, []).append(file)
     if not blobs:
         return
-    upload.publication.announce(blobs)
+    upload.announce(blobs)
     _for_each(upload, list(blobs.items()), partial(_put_blob, upload))
 
 
@@ -217,7 +225,7 @@ def _stored(upload: Upload, file: ListedFile, digest: Digest) -> Fingerprint:
 
 
 def _read(upload: Upload, file: ListedFile, copy: BlobCopy, count: Count) -> Fingerprint:
-    hasher = file.expected.fingerprinter()
+    hasher = fingerprinter(file.expected)
     chunks = read_through(copy.open, file.size, upload.step.retry, what=str(copy))
     for _ in verified(count(chunks), file.expected, str(copy), into=hasher):
         pass
@@ -228,8 +236,9 @@ def _store(
     upload: Upload, file: ListedFile, digest: Digest, chunks: Iterator[bytes], partial: Partial | None
 ) -> Fingerprint:
     """Make a blob of what arrives: by renaming it where the store is on this disk, else by sending it on."""
-    hasher = file.expected.fingerprinter()
-    if partial is not None and any(same_disk(folder, partial.path) for folder in upload.cache.folders):
+    hasher = fingerprinter(file.expected)
+    linked = partial is not None and upload.cache.packer is None
+    if partial is not None and linked and any(same_disk(folder, partial.path) for folder in upload.cache.folders):
         for _ in verified(chunks, file.expected, _named(upload, file), into=hasher):
             pass
         upload.publication.adopt_blob(digest, lambda target, mode: partial.land(target, mode=mode))
@@ -243,42 +252,50 @@ def _put_small(upload: Upload, files: Sequence[ListedFile]) -> None:
     blobs: dict[str, list[ListedFile]] = {}
     for file in files:
         blobs.setdefault(file.git_oid, []).append(file)
-    remaining = iter(blobs.values())
-    while group := list(itertools.islice(remaining, _GROUP)):
-        proven: list[tuple[Sequence[ListedFile], Received[Fingerprint]]] = []
-        _for_each(upload, group, partial(_prove, upload, proven))
-        upload.publication.announce(received.result.sha256 for _, received in proven)
-        _for_each(upload, proven, partial(_put_proven, upload))
+    stages = Stages(
+        list(blobs.values()),
+        prepare=partial(_prove, upload),
+        gather=lambda batch: upload.announce({each.seen.result.sha256 for each in batch}),
+        finish=partial(_put_proven, upload),
+        weigh=lambda _: 1,
+        worth=_GROUP,
+    )
+    stages.run(workers=upload.step.workers, deadline=upload.step.deadline, doing=f"fetching {upload.ref}")
 
 
-def _prove(
-    upload: Upload, proven: list[tuple[Sequence[ListedFile], Received[Fingerprint]]], same: Sequence[ListedFile]
-) -> None:
+@frozen
+class _Proven:
+    """Files with the same bytes, which lie in the state folder, and what was *seen* of them."""
+
+    same: Sequence[ListedFile]
+    seen: Received[Fingerprint]
+
+
+def _prove(upload: Upload, same: Sequence[ListedFile]) -> _Proven:
     """Receive a file of which only the git name is known, into the state folder: its sha256 is known then, and not before."""
     file = same[0]
 
     def take(chunks: Iterator[bytes], _partial: Partial | None) -> Fingerprint:
-        hasher = file.expected.fingerprinter()
+        hasher = fingerprinter(file.expected)
         for _ in verified(chunks, file.expected, _named(upload, file), into=hasher):
             pass
         return hasher.finish()
 
-    proven.append((same, receive(file, upload.inbound, take=take, keep=True)))
+    return _Proven(same, receive(file, upload.inbound, take=take, keep=True))
 
 
-def _put_proven(upload: Upload, item: tuple[Sequence[ListedFile], Received[Fingerprint]]) -> None:
-    same, received = item
-    file, seen = same[0], received.result
+def _put_proven(upload: Upload, proven: _Proven) -> None:
+    file, seen = proven.same[0], proven.seen.result
 
     def take(chunks: Iterator[bytes], _partial: Partial | None) -> Fingerprint:
         if upload.force or not upload.publication.has_blob(seen.sha256, seen.size):
-            upload.publication.put_blob(file.expected, seen.sha256, chunks, what=_named(upload, file))
+            upload.publication.put_known(seen, chunks, what=_named(upload, file))
         return seen
 
     # Nothing is fetched a second time: it lies in the state folder, whole.
     receive(file, evolve(upload.inbound, step=upload.step.silently(), fresh=False), take=take)
-    upload.note(same, seen)
-    upload.got(received)
+    upload.note(proven.same, seen)
+    upload.got(proven.seen)
 
 
 def _named(upload: Upload, file: ListedFile) -> str:

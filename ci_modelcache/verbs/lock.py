@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from ci_modelcache.cache.publication import published
-from ci_modelcache.errors import AccessDenied, ConfigError, IntegrityError, LockStale, RevisionNotFound
+from ci_modelcache.errors import AccessDenied, ConfigError, IntegrityError, RevisionNotFound
 from ci_modelcache.model.lock import Lock, LockedModel
-from ci_modelcache.model.ref import ModelRef, RepoType, SnapshotId
+from ci_modelcache.model.ref import ModelRef, SnapshotId
 from ci_modelcache.transfer.land import replacing
 from ci_modelcache.verbs.fetch import ingest_listed
+from ci_modelcache.verbs.locked import key_of, name_of, read_lock
 from ci_modelcache.verbs.resolve import STORE, note_head, resolve_now
 
 if TYPE_CHECKING:
@@ -53,37 +54,6 @@ class LockReport:
     seconds: float
 
 
-def read_lock(path: Path) -> Lock:
-    """The lock in the file at *path*; raises `ConfigError` when there is none and `IntegrityError` for a broken one."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        msg = f"there is no {path}"
-        raise ConfigError(msg, hint="write it with ci-modelcache lock, and commit it") from error
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"{path} cannot be read: {error}"
-        raise ConfigError(msg) from error
-    return Lock.from_toml(text, where=str(path))
-
-
-def check_lock(models: Sequence[ProjectModel], lock: Lock) -> None:
-    """Raise `LockStale` unless *lock* names exactly the *models*, with their revisions and patterns; asks nobody."""
-    wanted = {_key(model): _name(model) for model in models}
-    locked = {_key(model): _name(model) for model in lock.models}
-    missing = [name for key, name in wanted.items() if key not in locked]
-    surplus = [name for key, name in locked.items() if key not in wanted]
-    changed = sorted(set(missing) & set(surplus))
-    parts = {
-        "it lacks": [name for name in missing if name not in changed],
-        "it still has": [name for name in surplus if name not in changed],
-        "it has other patterns for": changed,
-    }
-    said = [f"{what} {', '.join(names)}" for what, names in parts.items() if names]
-    if said:
-        msg = f"modelcache.lock does not match modelcache.toml: {' and '.join(said)}"
-        raise LockStale(msg, hint="run ci-modelcache lock and commit modelcache.lock")
-
-
 def lock(
     models: Sequence[ProjectModel], path: Path, *, upgrade: bool, cache: ModelCache, upstream: Upstream, step: Step
 ) -> LockReport:
@@ -95,26 +65,26 @@ def lock(
     started = step.clock()
     _refuse_twice(models)
     before = _before(path, upgrade=upgrade)
-    known = {_key(model): model for model in before.models}
+    known = {key_of(model): model for model in before.models}
     kept = {} if upgrade else known
     locked = [
-        kept[_key(model)] if _key(model) in kept else _lock(model, cache=cache, upstream=upstream, step=step)
+        kept[key_of(model)] if key_of(model) in kept else _lock(model, cache=cache, upstream=upstream, step=step)
         for model in models
     ]
     _write(path, Lock(tuple(locked)).to_toml())
     return LockReport(
         path=str(path),
         models=tuple(_change(model, known) for model in locked),
-        removed=tuple(_name(model) for key, model in known.items() if key not in {_key(m) for m in models}),
+        removed=tuple(name_of(model) for key, model in known.items() if key not in {key_of(m) for m in models}),
         seconds=step.clock() - started,
     )
 
 
 def _refuse_twice(models: Sequence[ProjectModel]) -> None:
-    seen = Counter(map(_key, models))
+    seen = Counter(map(key_of, models))
     for model in models:
-        if seen[_key(model)] > 1:
-            msg = f"modelcache.toml names {_name(model)} twice, with the same patterns"
+        if seen[key_of(model)] > 1:
+            msg = f"modelcache.toml names {name_of(model)} twice, with the same patterns"
             raise ConfigError(msg, hint="take one of the two out")
 
 
@@ -141,21 +111,11 @@ def _write(path: Path, text: str) -> None:
         raise AccessDenied(msg, hint="check the owner and the permissions of its folder") from error
 
 
-def _key(model: ProjectModel | LockedModel) -> tuple[str, str, str, str]:
-    selection = model.selection if isinstance(model, LockedModel) else model.selection.id
-    return model.repo, model.type.value, model.revision, selection
-
-
-def _name(model: ProjectModel | LockedModel) -> str:
-    kind = "" if model.type is RepoType.MODEL else f"{model.type}:"
-    return f"{kind}{model.repo}@{model.revision}"
-
-
 def _change(model: LockedModel, known: dict[tuple[str, str, str, str], LockedModel]) -> LockChange:
-    old = known[_key(model)].commit if _key(model) in known else ""
+    old = known[key_of(model)].commit if key_of(model) in known else ""
     change = "added" if not old else "kept" if old == model.commit else "moved"
     before = old if change == "moved" else ""
-    return LockChange(_name(model), model.commit, change, before, len(model.files), model.size)
+    return LockChange(name_of(model), model.commit, change, before, len(model.files), model.size)
 
 
 def _lock(model: ProjectModel, *, cache: ModelCache, upstream: Upstream, step: Step) -> LockedModel:

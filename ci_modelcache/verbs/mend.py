@@ -40,7 +40,8 @@ from ci_modelcache.verbs.receive import Inbound, receive, senders
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
 
-    from ci_modelcache.cache.modelcache import BlobCopy, ModelCache
+    from ci_modelcache.cache.copies import BlobCopy
+    from ci_modelcache.cache.modelcache import ModelCache
     from ci_modelcache.model.manifest import FileEntry
     from ci_modelcache.model.ref import SnapshotId
     from ci_modelcache.sources.mirrors import Mirrors

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
-from ci_modelcache.errors import ManifestInvalid
 from ci_modelcache.model.listing import ListedFile
+from ci_modelcache.transfer.adapting import Adapting
+from ci_modelcache.transfer.connections import bring_all
 from ci_modelcache.transfer.disk import require_space, same_disk
-from ci_modelcache.transfer.parallel import for_each
-from ci_modelcache.transfer.receipts import check_file
-from ci_modelcache.verbs.deliver import Delivery, deliver
+from ci_modelcache.verbs.comparing import compare
+from ci_modelcache.verbs.deliver import Delivery
+from ci_modelcache.verbs.errands import errand
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
+    from collections.abc import Iterable
 
-    from ci_modelcache.transfer.receipts import FileState
     from ci_modelcache.verbs.deliver import Route
 
 
@@ -86,50 +85,35 @@ class Placement:
 
 def plan(files: Iterable[ListedFile], route: Route) -> Plan:
     """Compare the destination with *files*: by receipts where nothing changed since, by hashing otherwise. By force all are brought."""
-    unique = contents(files, route)
-    states: dict[str, FileState] = {}
-
-    def check(item: tuple[Path, ListedFile]) -> None:
-        place, file = item
-        states[file.path] = check_file(place, file.expected, route.receipts, links=route.layout.follows_links)
-
-    step = route.step
-    for_each(unique.items(), check, workers=step.workers, deadline=step.deadline, doing="looking at what is there")
-    missing = [file for file in unique.values() if route.force or not states[file.path].good]
+    missing = [
+        (file, state) for file, state in compare(files, route, pinned=route.pinned) if route.force or not state.good
+    ]
     return Plan(
-        missing=tuple(sorted(missing, key=lambda file: file.size, reverse=True)),
-        replaced=tuple(sorted(file.path for file in missing if states[file.path].status == "different")),
+        missing=tuple(sorted((file for file, _ in missing), key=lambda file: file.size, reverse=True)),
+        replaced=tuple(sorted(file.path for file, state in missing if state.status == "different")),
     )
 
 
-def contents(files: Iterable[ListedFile], route: Route) -> dict[Path, ListedFile]:
-    """One file for each place: files with the same bytes may share it. Raises `ManifestInvalid` for others that would."""
-    unique: dict[Path, ListedFile] = {}
-    for file in files:
-        other = unique.setdefault(route.layout.content(file), file)
-        if other.expected != file.expected:
-            # A Hub cache names bytes by their ETag: one of the two would be served for the other, proven or not.
-            msg = f"{other.path} and {file.path} have one ETag, {file.etag}, and different bytes"
-            raise ManifestInvalid(msg)
-    return unique
+def carry_out(wanted: Plan, route: Route, *, is_stored: bool = True) -> Placement:
+    """
+    Bring all that *wanted* names; raises `NoSpace` before the first byte when it cannot fit.
 
-
-def carry_out(wanted: Plan, route: Route, *, bring: Callable[[ListedFile, Route], Delivery] = deliver) -> Placement:
-    """*bring* all that *wanted* names; raises `NoSpace` before the first byte when it cannot fit."""
+    *is_stored*: it is of a snapshot that the store has (`errands.errand`).
+    """
     step, layout = route.step, route.layout
     lacking = route.near.lacking(wanted.missing, layout)
-    if bring is not deliver or not by_links(route):
+    if not is_stored or not by_links(route):
         require_space(layout.root, sum(file.size for file in lacking))
     route = evolve(route, near=route.near.room(lacking, layout))
     delivered: list[Delivery] = []
     doing = f"restoring {route.ref.repo}"
     step.progress.start(doing, wanted.size)
     try:
-        for_each(
-            wanted.missing,
-            lambda file: delivered.append(bring(file, route)),
-            workers=step.workers,
-            deadline=step.deadline,
+        bring_all(
+            (errand(file, route, delivered.append, is_stored=is_stored) for file in wanted.missing),
+            retry=step.retry,
+            progress=step.progress,
+            adapting=step.adapting() if is_stored else Adapting(step.workers, fixed=True),
             doing=doing,
         )
     finally:

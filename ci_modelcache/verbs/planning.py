@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import field, frozen
 
 from ci_modelcache.errors import IntegrityError, InvalidRef, ManifestInvalid
 from ci_modelcache.model.archive import Packed, since_of
@@ -46,12 +46,14 @@ class Plan:
     What an archive brings: *snapshots*, and the *files* of them all, each once.
 
     *contents* has those files that are in the archive, None for one that went into the store at once; *absent* are the others.
+    *leaf_lists*, by their own digests, are what the archive says of large files: nobody has compared them with these.
     """
 
     format: str
     snapshots: tuple[Packed, ...]
     files: Mapping[Digest, FileEntry]
     contents: Mapping[Digest, Content | None]
+    leaf_lists: Mapping[Digest, bytes] = field(factory=dict)
 
     @property
     def absent(self) -> frozenset[Digest]:
@@ -87,9 +89,10 @@ def _plan_oci(contents: Contents) -> Plan:
     absent = files.keys() - present.keys()
     if index.since != (since_of(absent) if absent else None):
         contents.refuse(_lacking(absent, "and its index tells of no such delta"))
-    entries = oci_archive(packed, _leaf_lists(files.values(), contents), without=frozenset(absent))
-    _require_exactly(entries, contents)
-    return Plan(OCI, tuple(packed), files, {digest: contents.contents[path] for digest, path in present.items()})
+    leaf_lists = _leaf_lists(files.values(), contents)
+    _require_exactly(oci_archive(packed, leaf_lists, without=frozenset(absent)), contents)
+    found = {digest: contents.contents[path] for digest, path in present.items()}
+    return Plan(OCI, tuple(packed), files, found, leaf_lists)
 
 
 def _leaf_lists(files: Iterable[FileEntry], contents: Contents) -> dict[Digest, bytes]:

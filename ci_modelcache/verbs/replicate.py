@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, field, frozen
 
+from ci_modelcache.cache.encodings import EncodedCopy
 from ci_modelcache.cache.modelcache import ModelCache
 from ci_modelcache.cache.proven import ProvenBlob
 from ci_modelcache.cache.publication import Publication, published
@@ -30,6 +31,7 @@ from ci_modelcache.errors import (
     Unavailable,
 )
 from ci_modelcache.model.ref import ModelRef
+from ci_modelcache.transfer.packing import Packer
 from ci_modelcache.transfer.parallel import for_each
 from ci_modelcache.transfer.streams import read_through
 from ci_modelcache.verbs.initialise import initialise
@@ -38,7 +40,7 @@ from ci_modelcache.verbs.step import Step
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ci_modelcache.cache.modelcache import BlobCopy
+    from ci_modelcache.cache.copies import BlobCopy
     from ci_modelcache.model.manifest import FileEntry, Manifest
     from ci_modelcache.model.ref import RepoType, SnapshotId
     from ci_modelcache.verbs.step import Count
@@ -191,7 +193,7 @@ class Replication:
         try:
             with Publication(self._destination) as publication:
                 publication.announce(file.sha256 for file in largest_first)
-                freight = _Freight(self._source, publication, step)
+                freight = _Freight(self._source, publication, step, Packer(step.state / "packing"))
                 for_each(largest_first, freight.bring, workers=step.workers, deadline=step.deadline, doing=doing)
                 publication.commit(manifest, freight.leaf_lists, provenance=self._provenance(manifest))
         finally:
@@ -217,6 +219,7 @@ class _Freight:
     source: ModelCache
     publication: Publication
     step: Step
+    packer: Packer
     sizes: list[int] = field(factory=list)
     """Bytes of each blob that travelled."""
     leaf_lists: list[bytes] = field(factory=list)
@@ -242,7 +245,9 @@ class _Freight:
     def _send(self, file: FileEntry, copy: BlobCopy, count: Count) -> None:
         hasher = file.expected.fingerprinter()
         chunks = count(read_through(copy.open, file.size, self.step.retry, what=str(copy)))
-        self.publication.put_blob(file.expected, file.sha256, chunks, what=str(copy), into=hasher)
+        # What was packed there is packed here, too, and proven by having been unpacked.
+        packer = self.packer if isinstance(copy, EncodedCopy) else None
+        self.publication.put_blob(file.expected, file.sha256, chunks, what=str(copy), into=hasher, packer=packer)
         seen = hasher.finish()
         if seen.leaves != file.leaves:
             msg = f"{copy}: the manifest names the leaf list {file.leaves}, and the bytes make {seen.leaves}"

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
-from ci_modelcache.cache.answers import keep_answer, known_answer
-from ci_modelcache.cache.records import HUB, SAVED
 from ci_modelcache.errors import AccessDenied, ConfigError, IntegrityError, RateLimited, SnapshotNotFound, Unavailable
-from ci_modelcache.sources.mirrors import Mirrors
 from ci_modelcache.sources.protocol import Meaning
 from ci_modelcache.transfer.deadline import format_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ci_modelcache.cache.modelcache import ModelCache
     from ci_modelcache.cache.records import HeadRecord
     from ci_modelcache.model.ref import ModelRef
@@ -54,12 +53,21 @@ def resolve(ref: ModelRef, *, cache: ModelCache, upstream: Upstream, revision_tt
     """
     if ref.is_pinned:
         return Resolution(ref.revision, PINNED)
-    heads, broken = _known_heads(ref, cache=cache, host=upstream.host)
+    return resolve_by(ref, cache=cache, host=upstream.host, upstream=lambda: upstream, revision_ttl=revision_ttl)
+
+
+def resolve_by(
+    ref: ModelRef, *, cache: ModelCache, host: str, upstream: Callable[[], Upstream], revision_ttl: float
+) -> Resolution:
+    """As `resolve`, of a *ref* that is not pinned, with an *upstream* of the authority called *host* that is made if it must be asked."""
+    from ci_modelcache.cache.records import SAVED  # noqa: PLC0415  # a pinned revision needs no records
+
+    heads, broken = _known_heads(ref, cache=cache, host=host)
     for head in heads:
         if head.origin == SAVED or abs(cache.now() - head.observed_at) <= revision_ttl:
             return Resolution(head.commit, STORE)
     try:
-        return _ask(ref, cache=cache, upstream=upstream, before=heads, patience=PATIENCE if heads else None)
+        return _ask(ref, cache=cache, upstream=upstream(), before=heads, patience=PATIENCE if heads else None)
     except (Unavailable, SnapshotNotFound) as error:
         # `SnapshotNotFound` is the answer of an upstream that may not ask; that of an authority is another `NotFound`.
         for head in heads:
@@ -83,6 +91,8 @@ def resolve_now(ref: ModelRef, *, cache: ModelCache, upstream: Upstream, force: 
     """
     if ref.is_pinned:
         return Resolution(ref.revision, PINNED)
+    from ci_modelcache.cache.records import SAVED  # noqa: PLC0415  # as above
+
     heads, _ = _known_heads(ref, cache=cache, host=upstream.host)
     for head in heads:
         if head.origin == SAVED:
@@ -106,6 +116,8 @@ def _ask(
     patience: float | None,
 ) -> Resolution:
     """The authority's word, in short where the store can tell it by what to recognise its last one; *before*: what that was."""
+    from ci_modelcache.cache.answers import known_answer  # noqa: PLC0415  # as above
+
     known = known_answer(cache, upstream.host, ref) if before else None
     meaning = upstream.resolve(ref, known=known, patience=patience)
     if meaning is known:
@@ -115,6 +127,8 @@ def _ask(
 
 def word_of(upstream: Upstream) -> str:
     """Whose word *upstream* gave last: that of the authority, or of a mirror which stood in for it."""
+    from ci_modelcache.sources.mirrors import Mirrors  # noqa: PLC0415  # for those who asked one
+
     return MIRROR if isinstance(upstream, Mirrors) and upstream.believed is not None else AUTHORITY
 
 
@@ -145,6 +159,9 @@ def _known_heads(
 def note_head(ref: ModelRef, resolution: Resolution, *, cache: ModelCache, host: str) -> None:
     """Record in the store what the authority said, so that the next job need not ask, and the one after it ask less."""
     if resolution.anchor == AUTHORITY:
+        from ci_modelcache.cache.answers import keep_answer  # noqa: PLC0415  # as above
+        from ci_modelcache.cache.records import HUB  # noqa: PLC0415  # as above
+
         cache.put_head(host, ref, resolution.commit, HUB)
         for meaning in resolution.news:
             keep_answer(cache, host, ref, meaning)

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, field, frozen
 
+from ci_modelcache.cache.copies import BlobCopy
 from ci_modelcache.cache.inventory import Kind, Stored, contents
-from ci_modelcache.cache.modelcache import BlobCopy
 from ci_modelcache.cache.records import ScrubRecord
 from ci_modelcache.cache.scrub import FIRST, Cursor, after
-from ci_modelcache.errors import DigestMismatch, ObjectNotFound, SizeMismatch, Unavailable
+from ci_modelcache.errors import IntegrityError, NotDecodable, ObjectNotFound, Unavailable
 from ci_modelcache.model.digest import Digest, Expected, verified
 from ci_modelcache.transfer.parallel import in_order
 from ci_modelcache.transfer.streams import read_through
-from ci_modelcache.verbs.findings import BESIDE, ITS_MANIFEST, SPARE, WRONG, Flaw
+from ci_modelcache.verbs.findings import BESIDE, ITS_MANIFEST, SPARE, WRONG, Flaw, unread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -49,6 +49,10 @@ class _Group:
     def size(self) -> int:
         return sum(one.size for one in self.stored)
 
+    @property
+    def reading(self) -> int:
+        return sum(one.reading for one in self.stored)
+
 
 @frozen
 class _Seen:
@@ -58,6 +62,8 @@ class _Seen:
     right: int = 0
     wrong: tuple[tuple[BlobCopy, str], ...] = ()
     first_right: bool = False
+    undecodable: str = ""
+    """Why nobody can say here whether a copy is right, or nothing."""
     failure: Unavailable | None = None
     """Why a copy could not be read at all, if it was so."""
     made: tuple[Digest, ...] = field(factory=tuple)
@@ -129,7 +135,7 @@ class Reading:
         step, doing = self._step, f"reading {self._cache.url}"
         groups = _groups(self._cache, start, budget)
         # Listed twice: a store may have more objects than fit into memory.
-        step.progress.start(doing, sum(group.size for group in _groups(self._cache, start, budget)))
+        step.progress.start(doing, sum(group.reading for group in _groups(self._cache, start, budget)))
         try:
             with closing(
                 in_order(groups, self._look, workers=step.workers, deadline=step.deadline, doing=doing)
@@ -149,12 +155,14 @@ class Reading:
                 continue  # its length says already that it is wrong
             try:
                 made = self._step.receive(partial(self._hash, stored, copy), doing=f"reading {copy}")
-            except (DigestMismatch, SizeMismatch) as error:
+            except IntegrityError as error:
                 seen = evolve(seen, wrong=(*seen.wrong, (copy, error.message)))
             except Unavailable as error:
                 # A disk with a bad sector is damage; one that is gone is none. `_take` tells the two apart.
                 why = f"it cannot be read: {error.message}"
                 seen = evolve(seen, wrong=(*seen.wrong, (copy, why)), failure=error)
+            except NotDecodable as error:
+                seen = evolve(seen, undecodable=error.message)
             except ObjectNotFound:
                 continue  # it went since it was listed: `_take` looks whether it is missed
             else:
@@ -188,6 +196,8 @@ class Reading:
                 self.flaws[name] = Flaw(SPARE, seen.wrong[0][1], stays=stays)
             elif seen.wrong:
                 self.flaws[name] = Flaw(WRONG, seen.wrong[0][1])
+            elif not seen.right and seen.undecodable:
+                self.flaws[name] = unread(seen.undecodable)
             elif not seen.right:
                 self.vanished.add(name)
             elif seen.made and name[0] is Kind.BLOB and seen.made[0] != self._leaves[name[1]]:

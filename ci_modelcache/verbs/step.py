@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from attrs import evolve, field, frozen
 
-from ci_modelcache.cache.leases import Pace
+from ci_modelcache.cache.pace import Pace
+from ci_modelcache.transfer.adapting import Adapting
 from ci_modelcache.transfer.progress import Progress, Silent
 from ci_modelcache.transfer.retry import RetryPolicy, once_more
 
@@ -29,13 +30,15 @@ class Step:
     One run of one verb.
 
     *state* is the folder of this user's own notes (receipts, locks, small files on their way); it may be lost at
-    any time without harm. *workers* bounds parallel transfers. *pace*: how jobs that want the same wait for each other.
+    any time without harm. *workers* bounds parallel transfers, and *most* the connections of one restore to a store, which are
+    as many as help; None: there are *workers*. *pace*: how jobs that want the same wait for each other.
     """
 
     state: Path
     retry: RetryPolicy = field(factory=RetryPolicy)
     progress: Progress = field(factory=Silent)
     workers: int = 8
+    most: int | None = None
     clock: Callable[[], float] = time.monotonic
     pace: Pace = field(factory=Pace)
 
@@ -43,6 +46,10 @@ class Step:
     def deadline(self) -> Deadline:
         """The end of the step's time budget."""
         return self.retry.deadline
+
+    def adapting(self) -> Adapting:
+        """How many connections a restore has."""
+        return Adapting(self.workers, fixed=True) if self.most is None else Adapting(self.most)
 
     def silently(self) -> Step:
         """The same step for work that is no progress any more."""

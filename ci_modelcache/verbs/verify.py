@@ -12,7 +12,17 @@ from ci_modelcache.errors import IntegrityError, ModelCacheError, NotFound, Obje
 from ci_modelcache.model.digest import Digest, verified
 from ci_modelcache.transfer.parallel import for_each
 from ci_modelcache.transfer.streams import read_through
-from ci_modelcache.verbs.findings import ITS_MANIFEST, MISSING, UNSUPPORTED, WRONG, Flaw, Problem, kind_of, told
+from ci_modelcache.verbs.findings import (
+    ITS_MANIFEST,
+    MISSING,
+    UNSUPPORTED,
+    WRONG,
+    Flaw,
+    Problem,
+    flaw_of,
+    kind_of,
+    told,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -177,7 +187,7 @@ def _read_unseen(manifest: Manifest, cache: ModelCache, step: Step, seen: _Seen,
                 find(file, cache)
                 step.progress.advance(file.size)
         except (NotFound, IntegrityError) as error:
-            seen.bad[_blob(file)] = Flaw(kind_of(error), error.message)
+            seen.bad[_blob(file)] = flaw_of(error)
             return
         for flaw in _leaf_flaws(file, made[-1:], cache):
             seen.bad[_blob(file)] = flaw

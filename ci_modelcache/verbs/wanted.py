@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from attrs import field, frozen
@@ -12,14 +13,14 @@ from ci_modelcache.model.manifest import Manifest
 from ci_modelcache.model.ref import ModelRef, SnapshotId
 from ci_modelcache.model.selection import ALL, Selection
 from ci_modelcache.verbs.near import Near
-from ci_modelcache.verbs.resolve import LOCAL, LOCK, STORE, Resolution, resolve, resolve_now
+from ci_modelcache.verbs.resolve import LOCAL, LOCK, PINNED, STORE, Resolution, resolve_by, resolve_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ci_modelcache.cache.modelcache import ModelCache
+    from ci_modelcache.cache.modelcache import ModelCache  # noqa: TC004  # slow to import, and nobody asks attrs for the types of `Means`
     from ci_modelcache.layouts.protocol import Layout
-    from ci_modelcache.sources.protocol import Upstream
+    from ci_modelcache.sources.protocol import Upstream  # noqa: TC004  # as above
     from ci_modelcache.transfer.receipts import Receipts
 
 _HOUR = 3600.0
@@ -44,6 +45,15 @@ class RestoreOptions:
     revision_ttl: float = _HOUR
     force: bool = False
     near: Near = field(factory=Near)
+
+
+@frozen
+class Means:
+    """Who may be asked, each made by the first call: the *cache*, and the *upstream* whose authority is called *host*."""
+
+    host: str
+    cache: Callable[[], ModelCache]
+    upstream: Callable[[], Upstream]
 
 
 @frozen
@@ -78,25 +88,21 @@ def name_of(snapshot: SnapshotId) -> str:
     return f"{snapshot.host}/{snapshot}"
 
 
-def find_wanted(
-    ref: ModelRef,
-    layout: Layout,
-    receipts: Receipts,
-    *,
-    cache: ModelCache,
-    upstream: Upstream,
-    options: RestoreOptions,
-) -> Wanted:
+def find_wanted(ref: ModelRef, layout: Layout, receipts: Receipts, *, means: Means, options: RestoreOptions) -> Wanted:
     """What *ref* means, by the lock, the store, the authority, or an earlier restore at *layout*."""
     selection = options.selection
     for lock in options.locks:
         manifest = lock.find(ref, selection).to_manifest()
         return Wanted(ref, manifest.id, selection, Resolution(manifest.commit, LOCK), LOCK, (manifest,))
-    if options.force:
-        resolution = resolve_now(ref, cache=cache, upstream=upstream, force=True)
+    if ref.is_pinned:
+        resolution = Resolution(ref.revision, PINNED)
+    elif options.force:
+        resolution = resolve_now(ref, cache=means.cache(), upstream=means.upstream(), force=True)
     else:
-        resolution = resolve(ref, cache=cache, upstream=upstream, revision_ttl=options.revision_ttl)
-    snapshot = SnapshotId(upstream.host, ref.type, ref.repo, resolution.commit, selection.id)
+        resolution = resolve_by(
+            ref, cache=means.cache(), host=means.host, upstream=means.upstream, revision_ttl=options.revision_ttl
+        )
+    snapshot = SnapshotId(means.host, ref.type, ref.repo, resolution.commit, selection.id)
     try:
         noted = Manifest.from_json(receipts.snapshot_at(place_of(layout), name_of(snapshot)))
     except ObjectNotFound:

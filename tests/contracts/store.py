@@ -44,6 +44,10 @@ def put(store: Store, key: str, data: bytes, *, create_only: bool = False) -> No
     store.write(key, pieces, size=len(data), create_only=create_only)
 
 
+def sums_of(data: bytes) -> list[bytes]:
+    return [hashlib.sha256(data[at : at + PART]).digest() for at in range(0, max(1, len(data)), PART)]
+
+
 def get(store: Store, key: str, *, start: int = 0, stop: int | None = None) -> bytes:
     with store.read(key, start=start, stop=stop) as chunks:
         return b"".join(chunks)
@@ -66,10 +70,12 @@ class StoreContract:
     """
     Subclasses give the fixtures *store*, empty, and *homeless*, whose bucket or folder does not exist.
 
-    *refuses_second* says whether it honours create-only writes, *many* how many objects take more than one page.
+    *refuses_second* says whether it honours create-only writes, *stays* whether an object is there all the time while it
+    is replaced, *many* how many objects take more than one page.
     """
 
     refuses_second = True
+    stays = True
     many = 1005
 
     @pytest.fixture
@@ -299,15 +305,54 @@ class StoreContract:
             store.write("new", too_much, size=size)
         assert keys(store, "") == []
 
+    # Sums
+
+    @pytest.mark.parametrize("size", [0, 1, 300_000, PART, PART + 1, 2 * PART + 5])
+    def test_bytes_with_the_sums_that_their_writer_knows_are_written(self, store: Store, size: int) -> None:
+        data = content(size)
+        pieces = (data[at : at + 3 * MIB] for at in range(0, size, 3 * MIB))
+        store.write("summed", pieces, size=size, sums=sums_of(data))
+        assert get(store, "summed") == data
+
+    @pytest.mark.parametrize(
+        ("size", "wrong"), [(0, 0), (1, 0), (300_000, 0), (PART, 0), (PART + 1, 1), (2 * PART, 0), (2 * PART + 5, 1)]
+    )
+    def test_bytes_with_other_sums_leave_the_old_object(self, store: Store, size: int, wrong: int) -> None:
+        put(store, "kept", b"old")
+        data = content(size)
+        sums = sums_of(data)
+        sums[wrong] = hashlib.sha256(b"what it was when it was read first").digest()
+        with pytest.raises(DigestMismatch, match="kept") as caught:
+            store.write("kept", [data], size=size, sums=sums)
+        assert caught.value.expected == sums[wrong].hex()
+        assert caught.value.actual == sums_of(data)[wrong].hex()
+        assert get(store, "kept") == b"old"
+        assert keys(store, "") == ["kept"]
+
+    @pytest.mark.parametrize(("size", "count"), [(0, 2), (5, 2), (PART, 2), (PART + 1, 1), (PART + 1, 3)])
+    def test_sums_of_another_size_are_a_mistake(self, store: Store, size: int, count: int) -> None:
+        with pytest.raises(ValueError, match=f"{count} sums of {size} bytes"):
+            store.write("new", [content(size)], size=size, sums=[bytes(32)] * count)
+        assert keys(store, "") == []
+
     def test_a_reader_sees_the_old_or_the_new_object_and_never_a_mixture(self, store: Store) -> None:
         values = [bytes([number]) * 200_000 for number in range(4)]
         put(store, "contended", values[0])
         patience = RetryPolicy(attempts=50, base=0.01, cap=0.05)
+
+        def seen() -> bytes:
+            try:
+                return get(store, "contended")
+            except ObjectNotFound:
+                if self.stays:
+                    raise
+                return values[0]
+
         with ThreadPoolExecutor(4) as pool:
             writers = [pool.submit(put, store, "contended", value) for value in values * 4]
             while not all(writer.done() for writer in writers):
                 # A read may break off while the object is replaced; what it may not do is succeed with other bytes.
-                assert patience.call(lambda: get(store, "contended"), doing="reading") in values
+                assert patience.call(seen, doing="reading") in values
             for writer in writers:
                 writer.result()
         assert get(store, "contended") in values

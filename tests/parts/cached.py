@@ -52,6 +52,7 @@ def publish(
     with Publication(cache) as publication:
         files = {file.sha256: file for file in manifest.files}
         publication.announce(files)
+        publication.look(files)
         leaf_lists = []
         for digest, file in sorted(files.items()):
             data = contents[file.path]

@@ -23,7 +23,7 @@ import ci_modelcache.cli.fetch
 import ci_modelcache.cli.restore
 import ci_modelcache.cli.warm  # noqa: F401  # loaded for the children
 import ci_modelcache.verbs.step as steps
-from ci_modelcache.cache.leases import Pace
+from ci_modelcache.cache.pace import Pace
 from ci_modelcache.cli.main import main
 
 

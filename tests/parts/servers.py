@@ -133,11 +133,14 @@ def make_bucket(server: S3Server) -> None:
 
 
 @contextmanager
-def seaweedfs(folder: Path, *, identities: Iterable[Identity] = (), iam: Identity | None = None) -> Iterator[S3Server]:
+def seaweedfs(
+    folder: Path, *, identities: Iterable[Identity] = (), iam: Identity | None = None, options: Iterable[str] = ()
+) -> Iterator[S3Server]:
     """
     A real distributed object store in one process; `READER` may only read and list.
 
-    *identities* are known besides; *iam* is its configuration of roles, policies and an STS, if it is to have them.
+    *identities* are known besides; *iam* is its configuration of roles, policies and an STS, if it is to have them; *options* are
+    its own.
     """
     grants = {"admin": (ADMIN, ["Admin", "Read", "Write", "List", "Tagging"]), "reader": (READER, ["Read", "List"])}
     known: list[Identity] = [
@@ -149,14 +152,14 @@ def seaweedfs(folder: Path, *, identities: Iterable[Identity] = (), iam: Identit
     (folder / "data").mkdir()
     listeners = ("s3", "master", "volume", "filer", "admin")
     ports = free_ports(2 * len(listeners))
-    options = [f"-{name}.port={port}" for name, port in zip(listeners, ports[::2], strict=True)]
-    options += [f"-{name}.port.grpc={port}" for name, port in zip(listeners, ports[1::2], strict=True)]
-    options += ["-s3.config=s3.json", "-s3.iam=false", "-s3.autoCreateBucket=false", "-master.telemetry=false"]
-    options += ["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    given = [f"-{name}.port={port}" for name, port in zip(listeners, ports[::2], strict=True)]
+    given += [f"-{name}.port.grpc={port}" for name, port in zip(listeners, ports[1::2], strict=True)]
+    given += ["-s3.config=s3.json", "-s3.iam=false", "-s3.autoCreateBucket=false", "-master.telemetry=false"]
+    given += ["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     if iam is not None:
         (folder / "iam.json").write_text(json.dumps(iam))
-        options.append("-s3.iam.config=iam.json")
-    command = [program("weed"), "mini", "-dir=data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *options]
+        given.append("-s3.iam.config=iam.json")
+    command = [program("weed"), "mini", "-dir=data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *given, *options]
     with serving(command, port=ports[0], folder=folder) as server:
         make_bucket(server)
         yield server

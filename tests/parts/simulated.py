@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import pytest
 from attrs import define, evolve, field, frozen
 
-from ci_modelcache.cache import census, collection, keys, named, publication, trash
+from ci_modelcache.cache import census, collection, keys, named, presence, publication, trash
 from ci_modelcache.cache.collection import CollectOptions, collect
 from ci_modelcache.cache.publication import published
 from ci_modelcache.errors import (
@@ -35,6 +35,7 @@ from ci_modelcache.errors import (
 from ci_modelcache.model import digest as model_digest
 from ci_modelcache.model import manifest as model_manifest
 from ci_modelcache.model.manifest import Manifest
+from ci_modelcache.stores import sums
 from ci_modelcache.stores.protocol import ObjectInfo
 from ci_modelcache.transfer.deadline import Deadline
 from tests.parts.cached import NOW, cache_in, publish, read_snapshot
@@ -42,7 +43,7 @@ from tests.parts.snapshots import manifest_of
 from tests.parts.stores import Crash, MemoryStore, Operation, Passing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ci_modelcache.cache.modelcache import ModelCache
 
@@ -65,8 +66,10 @@ class AgingStore(MemoryStore):
         """Let *seconds* go by."""
         self.now += seconds
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False) -> None:
-        super().write(key, chunks, size=size, create_only=create_only)
+    def write(
+        self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False, sums: Sequence[bytes] = ()
+    ) -> None:
+        super().write(key, chunks, size=size, create_only=create_only, sums=sums)
         self.modified[key] = self.now
 
     def stat(self, key: str) -> ObjectInfo:
@@ -98,6 +101,15 @@ def small_leaves() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for part in (model_digest, model_manifest, publication):
             patch.setattr(part, "LEAF_SIZE", 16)
+        patch.setattr(sums, "SPAN", 16)
+        yield
+
+
+@contextmanager
+def _listing(*, for_few: bool) -> Iterator[None]:
+    """Writers find out what is stored by a listing, *for_few* blobs too, or else by asking for each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(presence, "_FEW", 1 if for_few else 1 << 30)
         yield
 
 
@@ -393,9 +405,13 @@ class Stepwise(Passing):
         self.after(operation)
 
 
-def simulate(seed: int) -> World:
-    """Run *seed*; raises `Violation`, or whatever else went wrong, with the world as ``world`` of it."""
-    with one_thread(), small_leaves():
+def simulate(seed: int, *, listed: bool = False) -> World:
+    """
+    Run *seed*; raises `Violation`, or whatever else went wrong, with the world as ``world`` of it.
+
+    *listed*: writers find out what is stored by a listing; otherwise they ask for each blob.
+    """
+    with one_thread(), small_leaves(), _listing(for_few=listed):
         world = World(seed)
         try:
             _prepare(world)
@@ -491,12 +507,13 @@ def main() -> int:
     )
     parser.add_argument("seed", type=int)
     parser.add_argument("--seeds", type=int, default=1, help="so many, from SEED on")
+    parser.add_argument("--listed", action="store_true", help="writers list what is stored")
     parser.add_argument("--log", action="store_true", help="print what happened also when nothing is wrong")
     given = parser.parse_args()
     logging.disable()
     for seed in range(given.seed, given.seed + given.seeds):
         try:
-            log = simulate(seed).log
+            log = simulate(seed, listed=given.listed).log
         except BaseException as error:  # noqa: BLE001  # told
             log = getattr(error, "world").log  # noqa: B009  # no attribute of its type
             sys.stdout.write("\n".join([*log, f"seed {seed}: {type(error).__name__}: {error}", ""]))

@@ -7,7 +7,7 @@ Where a fault hits is said by a predicate over `Operation`; `touching` makes the
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from attrs import frozen
 from ci_modelcache.errors import AlreadyExists, ObjectNotFound
 from ci_modelcache.stores.keys import check_key, check_prefix, exactly
 from ci_modelcache.stores.protocol import ObjectInfo
+from ci_modelcache.stores.sums import summed
 
 if TYPE_CHECKING:
     from ci_modelcache.errors import ModelCacheError
@@ -58,8 +59,10 @@ class MemoryStore:
             raise ObjectNotFound(key, self.url) from None
         yield iter([data[start:stop]])
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False) -> None:
-        data = b"".join(exactly(chunks, size, check_key(key)))
+    def write(
+        self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False, sums: Sequence[bytes] = ()
+    ) -> None:
+        data = b"".join(summed(exactly(chunks, size, check_key(key)), sums, size=size, what=key))
         with self._lock:
             if create_only and key in self.objects:
                 raise AlreadyExists(key, self.url)
@@ -105,9 +108,12 @@ class Passing:
             self.after(Operation("read", key))
             yield chunks
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False) -> None:
+    def write(
+        self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False, sums: Sequence[bytes] = ()
+    ) -> None:
         self.before(Operation("write", key))
-        self.inner.write(key, self.body(Operation("write", key), chunks), size=size, create_only=create_only)
+        body = self.body(Operation("write", key), chunks)
+        self.inner.write(key, body, size=size, create_only=create_only, sums=sums)
         self.after(Operation("write", key))
 
     def body(self, operation: Operation, chunks: Iterable[bytes]) -> Iterable[bytes]:  # noqa: ARG002  # for children
@@ -175,8 +181,16 @@ class LosingAnswers(Failing):
 class IgnoringCreateOnly(Passing):
     """Replaces whatever is there, as ``rclone serve s3`` does."""
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int, create_only: bool = False) -> None:  # noqa: ARG002  # that is the fault
-        super().write(key, chunks, size=size)
+    def write(
+        self,
+        key: str,
+        chunks: Iterable[bytes],
+        *,
+        size: int,
+        create_only: bool = False,  # noqa: ARG002  # that is the fault
+        sums: Sequence[bytes] = (),
+    ) -> None:
+        super().write(key, chunks, size=size, sums=sums)
 
 
 class Meddling(Passing):

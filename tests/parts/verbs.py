@@ -255,8 +255,13 @@ def bench(hub: LoopbackHub, session: HttpSession, tmp_path: Path) -> Bench:
 
 def files_in(folder: Path) -> dict[str, bytes]:
     """Path to bytes of every file below *folder*, which must all be regular, or links to regular files."""
+    return {path: (folder / path).read_bytes() for path in names_in(folder)}
+
+
+def names_in(folder: Path) -> list[str]:
+    """The paths of `files_in`, of which some may be taken away before they are read."""
     found = (path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+    return [path.relative_to(folder).as_posix() for path in found]
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> Path:

@@ -14,7 +14,8 @@ from ci_modelcache.sources.router import Router, Source
 from ci_modelcache.stores.locations import open_store
 from ci_modelcache.transfer.retry import RetryPolicy
 from ci_modelcache.verbs.fetch import FetchReport, fetch
-from ci_modelcache.verbs.lock import LockReport, lock, read_lock
+from ci_modelcache.verbs.lock import LockReport, lock
+from ci_modelcache.verbs.locked import read_lock
 from ci_modelcache.verbs.restore import RestoreReport, restore
 from ci_modelcache.verbs.save import SaveReport, save
 from ci_modelcache.verbs.verify import VerifyReport, verify

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from ci_modelcache.errors import AccessDenied, ConfigError, Misanswer, ModelCacheError, RateLimited, Unavailable
 from ci_modelcache.model.redact import redact
 from ci_modelcache.sources.answers import seconds_to_wait
-from ci_modelcache.sources.http import Answer, Content, Credential, HttpSession, Origin
+from ci_modelcache.sources.origin import Origin
 from ci_modelcache.sources.tokens.issued import Issued, end_of, issued, number, token_of
 
 if TYPE_CHECKING:
+    from ci_modelcache.sources.http import Answer, Content, Credential, HttpSession
     from ci_modelcache.transfer.deadline import Deadline
 
 _MAX_ANSWER = 256 * 1024

@@ -9,7 +9,8 @@ from urllib.parse import urlencode
 
 from attrs import field, frozen
 
-from ci_modelcache.sources.http import Content, Credential, HttpSession, Origin
+from ci_modelcache.sources.http import Content, Credential, HttpSession
+from ci_modelcache.sources.origin import Origin
 from ci_modelcache.sources.token import StaticToken
 from ci_modelcache.sources.tokens.endpoint import ask_for_token
 from ci_modelcache.sources.tokens.issued import Issued, Provider, claims

@@ -1,0 +1,1 @@
+"""How fast it is, beside the movers and caches that people know: what ``python -m benchmarks`` runs."""

@@ -1,0 +1,73 @@
+"""The only module that knows where a bucket is without botocore's rules for endpoints: in the plain cases, and in no others."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+from botocore.configprovider import ConfiguredEndpointProvider
+
+if TYPE_CHECKING:
+    from botocore.session import Session
+
+_ENDPOINT = re.compile(r"(https?://[a-z0-9-]+(?:\.[a-z0-9-]+)*(?::[0-9]{1,5})?)/?")
+_AWS_REGION = re.compile(r"(?:af|ap|ca|eu|il|me|mx|sa|us)-[a-z]+-[0-9]+")
+"""Of the partition whose names end in amazonaws.com."""
+_REGION = re.compile(r"[a-z0-9-]{1,63}")
+_HOST = re.compile(r"[a-z0-9](?:-?[a-z0-9]){2,62}")
+"""What a bucket is called that can be the first part of a host's name, has no dots (a certificate is for one part), and is of no special kind."""
+_GLOBAL = "us-east-1"
+
+_SPECIAL = (
+    "s3",
+    "auth_scheme_preference",
+    "csm_enabled",
+    "data_path",
+    "sigv4a_signing_region_set",
+    "use_dualstack_endpoint",
+    "use_fips_endpoint",
+)
+"""Settings of AWS's files and environment that change where a bucket is or how it is asked."""
+
+
+@frozen
+class Place:
+    """*objects* and the name of an object make its URL; *endpoint* is what the proxies of the environment are chosen for."""
+
+    endpoint: str
+    objects: str
+    region: str
+
+
+def place_of(session: Session, bucket: str, *, endpoint_url: str | None, region: str) -> Place | None:
+    """Where *bucket* is; None when that takes more knowledge than is here. The arguments are those of `Bucket`."""
+    if _is_special(session) or _REGION.fullmatch(region) is None or "--" in bucket:
+        return None
+    endpoint = _configured(session) if endpoint_url is None else endpoint_url
+    if endpoint:
+        match = _ENDPOINT.fullmatch(endpoint)
+        if match is None or "amazonaws." in endpoint:
+            return None
+        return Place(match[1], f"{match[1]}/{bucket}/", region)
+    if _AWS_REGION.fullmatch(region) is None or _HOST.fullmatch(bucket) is None:
+        return None
+    host = "s3.amazonaws.com" if region == _GLOBAL else f"s3.{region}.amazonaws.com"
+    return Place(f"https://{host}", f"https://{bucket}.{host}/", region)
+
+
+def _is_special(session: Session) -> bool:
+    return (
+        any(session.get_config_variable(each) for each in _SPECIAL)
+        or session.get_config_variable("defaults_mode") not in {None, "legacy"}
+        or bool(session.get_scoped_config().get("s3"))
+    )
+
+
+def _configured(session: Session) -> str | None:
+    """The endpoint that AWS's files and environment name."""
+    if session.get_config_variable("ignore_configured_endpoint_urls"):
+        return None
+    provider = ConfiguredEndpointProvider(session.full_config, session.get_scoped_config(), "s3")
+    found: str | None = provider.provide()
+    return found
