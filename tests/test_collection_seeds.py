@@ -63,6 +63,10 @@ def test_nor_does_one_whose_writers_list_what_is_stored(first: int) -> None:
             raise AssertionError(msg) from error
 
 
+def test_a_ref_whose_delete_lands_after_it_was_brought_back_is_in_the_trash_still() -> None:
+    simulate(1097, listed=True)
+
+
 def test_a_seed_is_the_same_in_every_process() -> None:
     program = "from tests.parts.simulated import simulate; import logging; logging.disable(); print(simulate(7).log, simulate(11).log)"
     logs = {

@@ -186,6 +186,17 @@ def test_what_a_collection_is_deleting_is_copied_when_it_comes_back(store: Memor
     published(cache_in(store), SNAPSHOT)
 
 
+def test_a_delete_that_lands_after_it_was_brought_back_loses_nothing(store: MemoryStore, cache: ModelCache) -> None:
+    ref = store.objects[keys.ref(SNAPSHOT)]
+    drop(cache, SNAPSHOT)
+    store.objects[keys.ref(SNAPSHOT)] = ref  # the DELETE is still on its way
+    undelete(cache, SNAPSHOT)
+    del store.objects[keys.ref(SNAPSHOT)]
+    assert held(cache) == (False, True)
+    undelete(cache, SNAPSHOT)
+    require_restorable(cache)
+
+
 def test_what_has_lost_its_bytes_cannot_come_back_and_is_not_said_to_be_there(
     store: MemoryStore, cache: ModelCache
 ) -> None:
@@ -217,7 +228,8 @@ def test_whoever_dies_on_the_way_leaves_it_in_one_of_both_and_the_next_one_goes_
                 drop(cache_in(store, seed=b"next"), SNAPSHOT)
             if act is undelete and in_trash:
                 undelete(cache_in(store, seed=b"next"), SNAPSHOT)
-            assert held(cache_in(store)) == ((False, True) if act is drop else (True, False))
+            # Where the ref stood already, a drop may be at work: what names the bytes then stays in the trash as well.
+            assert held(cache_in(store)) == ((False, True) if act is drop else (True, published_now and in_trash))
         if not crashing.is_dead:
             return
     pytest.fail("it takes more operations than that")

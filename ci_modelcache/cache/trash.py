@@ -93,6 +93,7 @@ def undelete(cache: ModelCache, snapshot: SnapshotId) -> Manifest:
 
     This is a writer as any other: copies that a collection is about to delete are not relied on, but copied.
     """
+    stands = _exists(cache, keys.ref(snapshot))
     try:
         record = cache.record(keys.trash(snapshot), RefRecord)
         manifest = cache.manifest_named(record.manifest)
@@ -100,6 +101,9 @@ def undelete(cache: ModelCache, snapshot: SnapshotId) -> Manifest:
     except ObjectNotFound as error:
         msg = f"{cache.url} cannot bring {snapshot} back: it holds no {error.key}"
         raise SnapshotNotFound(msg, hint=_FETCH) from error
+    if stands:
+        # The DELETE of whoever was dropping it may land yet: what names the bytes then stays until it is forgotten.
+        return manifest
     cache.store.delete(keys.trash(snapshot))
     if not _exists(cache, keys.ref(snapshot)):
         # Somebody dropped it again just before, and counted on what has now left the trash.
