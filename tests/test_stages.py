@@ -139,7 +139,7 @@ def test_a_failure_behind_is_raised_by_the_next_call() -> None:
 def test_leaves_that_are_hashed_beside_are_those_of_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     data = bytes(range(256)) * 300
     monkeypatch.setattr("ci_modelcache.model.digest.LEAF_SIZE", 1000)
-    monkeypatch.setattr("ci_modelcache.transfer.beside._SPAN", 700)
+    monkeypatch.setattr("ci_modelcache.transfer.lane._SPAN", 700)
     seen = []
     for kind in (Beside, Beside.__mro__[1]):
         hasher = kind(len(data), git=True)
