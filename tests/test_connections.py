@@ -207,6 +207,15 @@ def test_a_lock_does_without_the_leaf_list_where_it_is_lost(stored: MemoryStore,
     restoring.is_complete()
 
 
+def test_a_lock_does_without_the_leaf_list_where_it_is_none(stored: MemoryStore, restoring: Restoring) -> None:
+    """The file is that of its name, and of that of the lock; no line of it is a digest."""
+    nonsense = b"nonsense\n" * len(STARTS)
+    odd = evolve(MANIFEST, files=(evolve(FILE, leaves=Digest.of(nonsense)), *MANIFEST.files[1:]))
+    stored.objects[keys.leaves(Digest.of(nonsense))] = nonsense
+    restoring(Elsewhere(stored), locks=(Lock((LockedModel.of(odd, revision="main", selection=Selection()),)),))
+    restoring.is_complete()
+
+
 # Wrong bytes
 
 

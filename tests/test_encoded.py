@@ -19,7 +19,7 @@ from ci_modelcache.errors import IntegrityError, NoSpace, ObjectNotFound, SizeMi
 from ci_modelcache.model.digest import Digest, Expected, verified
 from ci_modelcache.transfer import bytegroup
 from ci_modelcache.transfer.bytegroup import FRAME, PLAIN, WAYS, NotPacked, pack, unpack
-from ci_modelcache.transfer.encoded import MAGIC, Index, Unpacking, frames_of, index_size
+from ci_modelcache.transfer.encoded import MAGIC, MOST, Index, Unpacking, frames_of, index_size
 from ci_modelcache.transfer.packing import Packer
 from tests.parts.documents import ROOT, blocks
 from tests.parts.golden_encoding import GOLDEN, content
@@ -291,8 +291,15 @@ def test_a_bomb_does_not_become_more_than_a_frame(size: int) -> None:
 
 
 def test_an_index_of_a_huge_file_is_not_read_where_the_object_is_too_small_for_it() -> None:
-    stored = Stored(INDEX + FRAMES, size=1 << 60)
+    stored = Stored(INDEX + FRAMES, size=MOST)
     with pytest.raises(IntegrityError, match="too few for an index"):
+        stored.read(0, 10)
+    assert stored.ranges == []
+
+
+def test_an_index_that_would_fill_the_memory_is_not_read_however_large_the_object_is() -> None:
+    stored = Stored(INDEX + FRAMES, size=MOST + 1, stored=1 << 50)
+    with pytest.raises(IntegrityError, match="nobody packs"):
         stored.read(0, 10)
     assert stored.ranges == []
 
@@ -407,6 +414,10 @@ def test_tensors_that_overlap_are_not_believed(packer: Packer) -> None:
     header = b'{"a":{"dtype":"BF16","data_offsets":[0,99]},"b":{"dtype":"F32","data_offsets":[98,200]}}'
     data = struct.pack("<Q", len(header)) + header + weights("BF16", 2 * FRAME)
     assert kept(packer, data) == (data, False)
+
+
+def test_what_no_reader_would_unpack_is_not_packed(packer: Packer) -> None:
+    assert (packer.may_pack(MOST), packer.may_pack(MOST + 1)) == (True, False)
 
 
 def test_nothing_stays_in_the_folder(packer: Packer, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from ci_modelcache.cache.publication import Publication, published
 from ci_modelcache.cache.trash import drop, undelete
 from ci_modelcache.errors import (
     DigestMismatch,
+    FileNotFound,
     IntegrityError,
     NotDecodable,
     NotFound,
@@ -545,6 +546,29 @@ def test_a_store_of_packed_copies_is_a_mirror_like_any_other(bench: Bench) -> No
     source = StoreSource(bench.cache(), host=bench.host)
     with source.open(ModelRef("acme/packed"), "0" * 40, file, start=FRAME - 3, stop=FRAME + 3) as chunks:
         assert b"".join(chunks) == WEIGHTS[FRAME - 3 : FRAME + 3]
+
+
+def test_a_mirror_whose_copy_cannot_be_unpacked_here_says_what_to_install(bench: Bench, without: None) -> None:
+    del without
+    bench.disk.write(key_of(WEIGHTS), [b"packed"], size=6)
+    file = ListedFile(BIG, len(WEIGHTS), "0" * 40, Digest.of(WEIGHTS), lfs=True)
+    source = StoreSource(bench.cache(), host=bench.host)
+    with (
+        pytest.raises(FileNotFound, match="of the extra encoding, which is not installed") as caught,
+        source.open(ModelRef("acme/packed"), "0" * 40, file),
+    ):
+        pass
+    assert caught.value.hint == "pip install 'ci-modelcache[encoding]'"
+
+
+def test_a_wrong_raw_copy_is_told_also_where_the_packed_one_beside_it_cannot_be_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored(bench, {BIG: WEIGHTS})
+    bench.disk.write(keys.blob(Digest.of(WEIGHTS)), [b"x" * len(WEIGHTS)], size=len(WEIGHTS))
+    monkeypatch.setattr(bytegroup, "_NAME", "blosc2_is_not_here")
+    report = verify(bench.cache().snapshots(), cache=bench.cache(), step=bench.step())
+    assert [(problem.kind, problem.what) for problem in report.problems] == [(WRONG, BIG)]
 
 
 def test_an_inventory_counts_packed_copies_as_they_lie_and_as_they_are_read(bench: Bench) -> None:

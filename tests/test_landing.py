@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import subprocess
 import threading
 from typing import TYPE_CHECKING, NoReturn
 
@@ -117,21 +119,41 @@ def test_a_full_disk_is_told_when_the_room_is_reserved(tmp_path: Path, monkeypat
     def full(*_arguments: object) -> NoReturn:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(fcntl, "ioctl", full)
     with pytest.raises(NoSpace):
         landing_in(tmp_path)
     assert list((tmp_path / "staging").iterdir()) == []
 
 
-def test_a_disk_that_reserves_no_room_is_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unable(*_arguments: object) -> NoReturn:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-
-    monkeypatch.setattr(os, "posix_fallocate", unable)
+def test_room_is_reserved_before_the_first_byte(tmp_path: Path) -> None:
     landing = landing_in(tmp_path)
-    landing.write(0, DATA)
-    landing.land()
-    assert landing.target.read_bytes() == DATA
+    (staged,) = (tmp_path / "staging").iterdir()
+    assert staged.stat().st_blocks * 512 >= SIZE
+    landing.discard()
+
+
+def test_a_disk_that_reserves_no_room_is_written_once_and_not_twice(tmp_path: Path) -> None:
+    """The C library would write to every page of the file instead: over a network that is the whole file once more."""
+    subprocess.run(["mount", "-t", "ramfs", "ramfs", str(tmp_path)], check=True)
+    try:
+        landing = landing_in(tmp_path)
+        (staged,) = (tmp_path / "staging").iterdir()
+        assert staged.stat().st_blocks == 0
+        landing.write(0, DATA)
+        landing.land()
+        assert landing.target.read_bytes() == DATA
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+def test_giving_up_on_a_broken_disk_hides_no_error(tmp_path: Path) -> None:
+    landing = landing_in(tmp_path)
+    (staged,) = (tmp_path / "staging").iterdir()
+    staged.unlink()
+    staged.mkdir()  # cannot be unlinked, as nothing can be on a disk that is gone
+    landing.discard()
+    with pytest.raises(Ended):
+        landing.write(0, DATA)
 
 
 def test_something_in_its_place_is_left_there(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from ci_modelcache.errors import AccessDenied, DeadlineExceeded, Unavailable
 from ci_modelcache.transfer import parallel
 from ci_modelcache.transfer.deadline import Deadline
-from ci_modelcache.transfer.parallel import bounded, for_each, in_order
+from ci_modelcache.transfer.parallel import Crew, bounded, for_each, in_order
 from tests.parts.clocks import Clock
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def test_a_worker_that_is_told_to_exit_does_not_hang_the_rest() -> None:
 _WAITS_FOR_CTRL_C = """
 import threading
 from ci_modelcache.transfer.deadline import Deadline
-from ci_modelcache.transfer.parallel import bounded, for_each, in_order
+from ci_modelcache.transfer.parallel import Crew, bounded, for_each, in_order
 
 def work(item):
     if item == 1:
@@ -322,3 +322,18 @@ def test_nothing_is_begun_after_the_end_and_no_thread_stays() -> None:
     results.close()
     assert set(threading.enumerate()) <= before
     assert list(ordered([], lambda item: item)) == []
+
+
+def test_a_thread_that_the_system_refuses_is_said_to_be_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that may have few; nobody can wait for a thread that never began."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with (
+        pytest.raises(RuntimeError, match="can't start"),
+        Crew(lambda: None, deadline=Deadline(HANG), changed=threading.Condition()) as crew,
+    ):
+        crew.grow()

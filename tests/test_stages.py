@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
 
 from ci_modelcache.errors import DeadlineExceeded, Unavailable
+from ci_modelcache.transfer import stages
 from ci_modelcache.transfer.beside import Beside
 from ci_modelcache.transfer.deadline import Deadline
-from ci_modelcache.transfer.parallel import Behind
+from ci_modelcache.transfer.parallel import Behind, Crew
 from ci_modelcache.transfer.progress import Later
 from ci_modelcache.transfer.stages import Stages
 from tests.parts.verbs import Ledger
@@ -33,8 +34,8 @@ def run(
     workers: int = 2,
     deadline: Deadline | None = None,
 ) -> None:
-    stages = Stages(range(count), prepare=prepare, gather=gather, finish=finish, weigh=lambda item: item, worth=worth)
-    stages.run(workers=workers, deadline=deadline or Deadline(HANG), doing="working")
+    work = Stages(range(count), prepare=prepare, gather=gather, finish=finish, weigh=lambda item: item, worth=worth)
+    work.run(workers=workers, deadline=deadline or Deadline(HANG), doing="working")
 
 
 @pytest.mark.parametrize("workers", [1, 3, 50])
@@ -118,6 +119,30 @@ def test_the_deadline_ends_what_hangs(where: str) -> None:
     with pytest.raises(DeadlineExceeded):
         run(2, worth=1, deadline=Deadline(0.05), **work)  # type: ignore[arg-type]  # one of the two
     released.set()
+
+
+def test_who_fails_just_as_the_deadline_passes_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits any more for what it has to tell."""
+    told = threading.Event()
+
+    class Slow(list[BaseException]):
+        def append(self, failure: BaseException, /) -> None:
+            told.wait(HANG)
+            super().append(failure)
+
+    class Slowly(Crew):
+        def __enter__(self) -> Self:
+            self.failures = Slow()
+            return self
+
+    def fail(_item: int) -> int:
+        msg = "broken"
+        raise Unavailable(msg)
+
+    monkeypatch.setattr(stages, "Crew", Slowly)
+    with pytest.raises(DeadlineExceeded):
+        run(2, prepare=fail, deadline=Deadline(0.2))
+    told.set()
 
 
 def test_what_is_done_behind_is_done_in_order_and_one_at_a_time() -> None:

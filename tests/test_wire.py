@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import os
 import re
 import socket
+import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -16,9 +18,12 @@ import botocore.session
 import pytest
 import trustme
 from attrs import frozen
+from botocore.response import StreamingBody
+from urllib3.response import HTTPResponse
 
-from ci_modelcache.errors import DigestMismatch, ModelCacheError, Unavailable
+from ci_modelcache.errors import ConfigError, DigestMismatch, ModelCacheError, Unavailable
 from ci_modelcache.stores.s3 import S3Store
+from ci_modelcache.stores.s3_errors import explaining
 from ci_modelcache.stores.s3_light import Light
 from ci_modelcache.stores.s3_place import Place, place_of
 from ci_modelcache.stores.s3_wire import Body, spelled
@@ -309,6 +314,22 @@ def test_a_server_that_hangs_up_in_the_middle_of_a_body_is_unavailable(monkeypat
         thread.join(30)
 
 
+class BrokenTls(io.RawIOBase):
+    """A body in the middle of which a record of TLS is damaged."""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, _size: int = -1) -> bytes:
+        raise ssl.SSLError(1, "[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC]")
+
+
+def test_a_damaged_record_in_the_middle_of_a_body_is_unavailable_so_that_it_is_read_again() -> None:
+    body = StreamingBody(HTTPResponse(body=BrokenTls(), preload_content=False), 5)  # type: ignore[arg-type]  # of what it needs
+    with pytest.raises(Unavailable, match="the TLS connection failed"), explaining("reading key", store="s3://bucket"):
+        body.read(5)
+
+
 def test_many_threads_share_the_connections(address: Address) -> None:
     store = open_at(address, WAYS[0], prefix=next(_prefixes), attempts=4)
     values = {f"many/{number}": content(40_000, seed=number) for number in range(32)}
@@ -418,6 +439,9 @@ def test_both_ways_send_the_same_to_the_same_place(bucket: str, endpoint: str | 
         ("models", "http://127.0.0.1:9000/path", "us-east-1", {}),
         ("models", "http://[::1]:9000", "us-east-1", {}),
         ("models", "ftp://host", "us-east-1", {}),
+        ("models", "http://-host", "us-east-1", {}),
+        ("models", f"https://{'a' * 64}.example", "us-east-1", {}),
+        ("models", "http://host:65536", "us-east-1", {}),
         ("models", "https://s3.eu-west-1.amazonaws.com", "eu-west-1", {}),
         ("models--use1-az4--x-s3", None, "us-east-1", {}),
         ("models.of.all", None, "us-east-1", {}),
@@ -469,6 +493,25 @@ def test_an_endpoint_comes_from_where_botocore_would_take_it(
         place = place_of(botocore.session.get_session(), "models", endpoint_url=endpoint, region="eu-west-1")
     assert place is not None
     assert place.objects == expected
+
+
+@pytest.mark.parametrize("content", [None, "no certificate\n"])
+@pytest.mark.parametrize("name", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+def test_authorities_that_cannot_be_read_are_a_wrong_setting(tmp_path: Path, name: str, content: str | None) -> None:
+    bundle = tmp_path / "ca.pem"
+    if content is not None:
+        bundle.write_text(content)
+    with environment(**{name: str(bundle)}):
+        store = open_at(Address("https://127.0.0.1:9"), WAYS[0], prefix=next(_prefixes))
+        with pytest.raises(ConfigError, match="no certificates can be read from"):
+            store.stat("key")
+
+
+def test_what_has_no_body_tells_of_none() -> None:
+    with environment():
+        store = open_at(Address("http://127.0.0.1:9"), WAYS[0], prefix="")
+        light: Any = store._bucket._light()
+    assert light._signed("GET", "key", {}).body is None
 
 
 def test_authorities_are_read_once_and_not_for_each_connection(

@@ -128,7 +128,7 @@ def _file_system(folder: Path, *, size: int) -> Iterator[None]:
 
 
 def memory(world: World) -> Result:
-    """The peak of the memory of each verb with a very large model, all of which lies on a disk."""
+    """The peaks of the memory of save, restore and export with a very large model, all of which lies on a disk."""
     size = world.scale.size if world.scale.quick else max(world.scale.size, 10 * 1024 * MIB)
     with world.place(on_disk=True) as place, serving(place.folder / "store") as service:
         source = place.folder / "source"

@@ -52,7 +52,7 @@ def restore_large(world: World) -> Result:
 
 
 def restore_tls(world: World) -> Result:
-    """The same over TLS, of half the size."""
+    """Half as much, over TLS."""
     snapshot, secure = world.snapshot("half"), world.service.secure
     entries = [restore(world, "half"), *movers(world, "half")]
     entries = [evolve(each, endpoint=secure) for each in entries]

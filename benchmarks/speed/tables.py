@@ -23,7 +23,7 @@ _PROMISES = ("benchmark", "number", "kept")
 LEGEND = (
     "seconds: the whole process, from its start to its end; the median of the runs, which were taken in turns, each in an empty place. against: its seconds as a multiple of those of the row that is named there; CPU: its CPU seconds likewise.",
     "CPU s: of the client, with the processes that it started. store's CPU s: of SeaweedFS meanwhile, on the same cores. peak memory: of the largest process of the client, in MiB.",
-    "What a peer does not do, it is not paid for: s5cmd, rclone, aws-cli and boto3 verify no SHA-256 of a file; s5cmd + sha256sum reads what was written once more, out of memory.",
+    "s5cmd, rclone, aws-cli and boto3 verify no SHA-256 of a file, and their time has none in it; s5cmd + sha256sum reads what was written once more, out of memory.",
 )
 
 

@@ -6,12 +6,13 @@ It is here and not in sources/, as those and stores know nothing of each other.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from ci_modelcache.errors import FileNotFound, ObjectNotFound, SnapshotNotFound
+from ci_modelcache.errors import FileNotFound, NotDecodable, ObjectNotFound, SnapshotNotFound
 from ci_modelcache.model.ref import SnapshotId
 from ci_modelcache.model.selection import ALL
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from ci_modelcache.model.listing import ListedFile
     from ci_modelcache.model.manifest import Manifest
     from ci_modelcache.model.ref import ModelRef
+
+_log = logging.getLogger(__name__)
 
 KNOWN_SECONDS = 60.0
 """For how long it is believed which files a commit has here, and that it is not here: somebody may save it meanwhile."""
@@ -65,11 +68,15 @@ class StoreSource:
         self, digest: Digest, file: ListedFile, start: int, stop: int | None, opened: ExitStack
     ) -> Iterator[bytes]:
         """The bytes from the first copy that is there; one that vanished after it was found was collected, and has a better one."""
+        miss = FileNotFound(f"{self.url} does not hold {file.path} (sha256 {digest})")
         for copy in self._cache.blob_copies(digest, file.size):
-            with suppress(ObjectNotFound):
+            try:
                 return opened.enter_context(copy.open(start, stop))
-        msg = f"{self.url} does not hold {file.path} (sha256 {digest})"
-        raise FileNotFound(msg)
+            except NotDecodable as error:
+                miss = FileNotFound(f"{file.path}: {error.message}", hint=error.hint)
+            except ObjectNotFound as error:
+                _log.debug("%s", error)
+        raise miss
 
     def _digest(self, ref: ModelRef, commit: str, file: ListedFile, what: str) -> Digest:
         """The SHA-256 of what git calls by the name that is known of *file*; raises `FileNotFound`."""

@@ -33,7 +33,7 @@ from ci_modelcache.stores.protocol import OnDisk
 from ci_modelcache.transfer.parallel import for_each
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from pathlib import Path
 
     from ci_modelcache.cache.modelcache import ModelCache
@@ -60,7 +60,7 @@ class Publication(Relying):
 
     # --- blobs
 
-    def look(self, digests: Iterable[Digest]) -> None:
+    def look(self, digests: Collection[Digest]) -> None:
         """Find out about *digests*, all of which were announced, in as few requests as that takes: `has_blob` then asks for those only that a listing left open."""
         unannounced = set(digests) - self._announced
         if unannounced:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from botocore.credentials import Credentials, ReadOnlyCredentials
     from mypy_boto3_s3.client import S3Client
 
+    from ci_modelcache.stores.s3_place import Place
     from ci_modelcache.stores.s3_role import AssumedRole
     from ci_modelcache.stores.s3_wire import Wire
     from ci_modelcache.transfer.retry import RetryPolicy
@@ -161,15 +162,27 @@ class Bucket:
             return None
         with self._lock:
             if seconds not in self._lights:
-                self._lights[seconds] = Light(
+                self._lights[seconds] = self._new_light(place, seconds)
+            return self._lights[seconds]
+
+    def _new_light(self, place: Place, seconds: float) -> Light:
+        with explaining("opening the store", store=self.url):
+            credentials, verify = self.credentials(), self._ca_bundle or self._session.get_config_variable("ca_bundle")
+            try:
+                return Light(
                     place,
-                    self.credentials(),
-                    verify=self._ca_bundle or self._session.get_config_variable("ca_bundle"),
+                    credentials,
+                    verify=verify,
                     timeouts=(min(CONNECT_TIMEOUT, seconds), seconds),
                     connections=MAX_CONNECTIONS,
                     agent=f"{self._session.user_agent()} ci-modelcache",
                 )
-            return self._lights[seconds]
+            except OSError as error:  # what is wrong with the file of authorities; that of ssl is one, too
+                msg = (
+                    f"no certificates can be read from {verify or 'the CA bundle of the environment'}: {error.strerror}"
+                )
+                hint = "give --ca-bundle, AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE the path of a PEM file with the certificates to trust"
+                raise ConfigError(msg, hint=hint) from error
 
     def client(self) -> S3Client:
         """A client whose timeouts fit into the time that is left. It can be used from any thread."""

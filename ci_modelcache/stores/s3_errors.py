@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore import exceptions as boto
+from botocore.httpsession import URLLib3SSLError  # type: ignore[attr-defined]  # the stubs leave out what it imports
 from botocore.parsers import ResponseParserError
 
 from ci_modelcache.errors import (
@@ -92,6 +93,7 @@ _CONNECTION = (
     boto.IncompleteReadError,
     boto.ChecksumError,
     boto.FlexibleChecksumError,
+    URLLib3SSLError,  # what TLS says in the middle of a body, botocore passes on as it is
 )
 _STS = "check the region, AWS_ENDPOINT_URL_STS where the STS is not that of AWS, and that it can be reached from here"
 _UNTRUSTED = {
@@ -122,7 +124,7 @@ def explaining(doing: str, *, store: str, key: str | None = None, anonymous: boo
             msg = f"{raised.message}; no credentials were found, and without them it is refused"
             raise AccessDenied(msg, hint=_SEARCHED) from error
         raise raised from error
-    except (boto.BotoCoreError, ResponseParserError) as error:
+    except (boto.BotoCoreError, ResponseParserError, URLLib3SSLError) as error:
         raise _of_client(error, f"{doing} ({store})") from error
     except RecursionError as error:
         # botocore follows redirects between regions by calling itself, without end when no answer names a region.

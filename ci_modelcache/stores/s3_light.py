@@ -158,7 +158,7 @@ class Light:
             request.context["sha256"] = sha256
             _Signer(self._credentials.get_frozen_credentials(), "s3", self._place.region).add_auth(request)
         prepared: Any = AWSPreparedRequest
-        return prepared(method, url, dict(request.headers.items()), b"", stream_output=False)
+        return prepared(method, url, dict(request.headers.items()), None, stream_output=False)
 
     def _answered(self, operation: str, request: AWSPreparedRequest) -> AWSResponse:
         answer = self._http.send(request)

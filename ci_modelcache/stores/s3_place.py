@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 from botocore.configprovider import ConfiguredEndpointProvider
+from botocore.utils import is_valid_endpoint_url
 
 if TYPE_CHECKING:
     from botocore.session import Session
 
-_ENDPOINT = re.compile(r"(https?://[a-z0-9-]+(?:\.[a-z0-9-]+)*(?::[0-9]{1,5})?)/?")
+_ENDPOINT = re.compile(r"(https?://[a-z0-9-]+(?:\.[a-z0-9-]+)*(?::([0-9]{1,5}))?)/?")
+_LAST_PORT = 65535
 _AWS_REGION = re.compile(r"(?:af|ap|ca|eu|il|me|mx|sa|us)-[a-z]+-[0-9]+")
 """Of the partition whose names end in amazonaws.com."""
 _REGION = re.compile(r"[a-z0-9-]{1,63}")
@@ -47,13 +49,18 @@ def place_of(session: Session, bucket: str, *, endpoint_url: str | None, region:
     endpoint = _configured(session) if endpoint_url is None else endpoint_url
     if endpoint:
         match = _ENDPOINT.fullmatch(endpoint)
-        if match is None or "amazonaws." in endpoint:
+        if match is None or "amazonaws." in endpoint or not _may_be(match):
             return None
         return Place(match[1], f"{match[1]}/{bucket}/", region)
     if _AWS_REGION.fullmatch(region) is None or _HOST.fullmatch(bucket) is None:
         return None
     host = "s3.amazonaws.com" if region == _GLOBAL else f"s3.{region}.amazonaws.com"
     return Place(f"https://{host}", f"https://{bucket}.{host}/", region)
+
+
+def _may_be(endpoint: re.Match[str]) -> bool:
+    """Whether there can be such a host and port; what is wrong with others is said by botocore."""
+    return is_valid_endpoint_url(endpoint[1]) and int(endpoint[2] or 0) <= _LAST_PORT
 
 
 def _is_special(session: Session) -> bool:

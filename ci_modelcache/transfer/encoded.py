@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MAGIC = b"CIMCBGZ1"
 """What an encoded object begins with."""
 
+MOST = 1 << 40
+"""Bytes of the largest file that is packed: its index, which is held in memory, tells of a million frames."""
+
 _HEAD = struct.Struct("<8sQ")
 _LENGTH_BITS = 24
 _HINT = "somebody altered it: ci-modelcache verify --repair puts it right"
@@ -115,6 +118,8 @@ class Unpacking:
         if start >= end:
             yield iter(())
             return
+        if self._size > MOST:
+            raise altered(self._what, f"nobody packs {self._size} bytes, which are more than {MOST}")
         if self._stored < index_size(self._size):
             raise altered(self._what, f"{self._stored} bytes are too few for an index of {self._size} bytes")
         if self._index is None and (start, end) == (0, self._size):

@@ -25,7 +25,7 @@ C = TypeVar("C", bound=Copy)
 
 class Errand(Protocol[C]):
     """
-    One file to bring: where it may come from, where it goes, and what becomes of it. At most one thread at a time calls it.
+    One file to bring: where it may come from, where it goes, and what becomes of it. At most one thread at a time calls it, but for `require_size`.
 
     What a method raises ends all, but for `ObjectNotFound` and `IntegrityError` of `copy`: `lost` is told of those.
     """

@@ -107,6 +107,10 @@ class Flight(Generic[C]):
             self._landing = landing
             first = self.take() if self._ranges.is_wanted else None
             self._changed.notify_all()
+        if self._stopping.is_set():
+            # This thread may have been left behind before there was something to discard.
+            self.discard()
+            return None
         if first is None:
             self._settle()
         return first
@@ -150,11 +154,12 @@ class Flight(Generic[C]):
                         break
                     landing.write(offset, piece)
                     offset += len(piece)
-                    self._count(len(piece))
+                    # Before it is counted, which may raise: what lies before the frontier was hashed, whatever happens.
                     if in_order:
                         self._hasher.update(piece)
                     elif proof is not None:
                         proof.update(piece)
+                    self._count(len(piece))
             finally:
                 good = self._note(start, offset, proof, in_order=in_order)
         # Before the rest is given to others, who would ask the same copy for it.
@@ -270,7 +275,8 @@ class Flight(Generic[C]):
         """What is wrong of a file whose digest is: by its leaf list, or all of it."""
         whole = [(0, self.size)]
         if self._leaves or self.size <= LEAF_SIZE:
-            return whole  # every leaf was right, and the whole is not: they are those of another file
+            self._leaves = ()  # every leaf was right, and the whole is not: they are those of another file
+            return whole
         leaves = self.errand.leaf_digests()
         wrong: list[tuple[int, int]] = []
         for number in range(len(leaves)):
@@ -317,6 +323,7 @@ class Flight(Generic[C]):
             except (ObjectNotFound, IntegrityError) as failure:
                 lost = failure
             if lost is None and self._copy is not None:
+                self._wrong.clear()  # the next copy may be given the `id` of one that is gone
                 return True
             self._give_back()
         if lost is not None:

@@ -19,7 +19,7 @@ from attrs import frozen
 from ci_modelcache.model.safetensors import PREFIX, Items, NotSafetensors, header_size, spans_of
 from ci_modelcache.transfer.bytegroup import FRAME, pack, require_bytegroup, unpack
 from ci_modelcache.transfer.disk import Room, format_bytes
-from ci_modelcache.transfer.encoded import Index, frames_of, index_size
+from ci_modelcache.transfer.encoded import MOST, Index, frames_of, index_size
 from ci_modelcache.transfer.land import explaining_full_disk, explaining_refusal
 from ci_modelcache.transfer.streams import exactly_next
 
@@ -56,8 +56,8 @@ class Packer:
         require_bytegroup()
 
     def may_pack(self, size: int) -> bool:
-        """Whether a file of *size* bytes is large enough."""
-        return size >= _SMALLEST
+        """Whether a file of *size* bytes is large enough, and not too large."""
+        return _SMALLEST <= size <= MOST
 
     @contextmanager
     def kept(self, chunks: Iterable[bytes], size: int) -> Iterator[Kept]:

@@ -164,10 +164,10 @@ class Crew:
     def grow(self) -> None:
         """Let one more begin."""
         thread = threading.Thread(target=self._run, daemon=True)
-        # Under the lock: one that has not started yet looks as if it had ended.
         with self._lock:
-            self._threads.append(thread)
+            # In this order: nobody can wait for one that the system has refused to start.
             thread.start()
+            self._threads.append(thread)
 
     def _run(self) -> None:
         try:

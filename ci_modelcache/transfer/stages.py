@@ -80,6 +80,8 @@ class Stages(Generic[Item, Ready]):
                     self._changed.notify_all()
         for failure in (*first.failures, *second.failures):
             raise failure
+        if self._left:  # somebody failed just when the deadline passed, and was not waited for
+            raise deadline.exceeded(doing)
 
     def _prepare_all(self) -> None:
         while not self._stop.is_set():

@@ -118,12 +118,11 @@ class _Delivering:
             return ()
         try:
             found = self._route.cache.leaf_list(file.leaves).decode("ascii", "replace").split()
+            leaves = tuple(bytes.fromhex(Digest(leaf).hex) for leaf in found)
         except (ObjectNotFound, IntegrityError) as error:
             _log.info("%s is proven as a whole: %s", file.path, error)
             return ()
-        return (
-            tuple(bytes.fromhex(Digest(leaf).hex) for leaf in found) if len(found) == -(-file.size // LEAF_SIZE) else ()
-        )
+        return leaves if len(leaves) == -(-file.size // LEAF_SIZE) else ()
 
     def landing(self) -> Landing:
         layout = self._route.layout

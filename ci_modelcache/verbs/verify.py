@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from ci_modelcache.errors import IntegrityError, ModelCacheError, NotFound, ObjectNotFound, StoreUnsupported
+from ci_modelcache.errors import (
+    IntegrityError,
+    ModelCacheError,
+    NotDecodable,
+    NotFound,
+    ObjectNotFound,
+    StoreUnsupported,
+)
 from ci_modelcache.model.digest import Digest, verified
 from ci_modelcache.transfer.parallel import for_each
 from ci_modelcache.transfer.streams import read_through
@@ -222,7 +229,8 @@ def _read(file: FileEntry, cache: ModelCache, step: Step, seen: _Seen, made: lis
             for chunk in verified(chunks, file.expected, str(copy), into=hasher):
                 seen.count(len(chunk))
         except (NotFound, IntegrityError) as error:
-            failure = error
+            # That one cannot be read here does not make right what is wrong beside it.
+            failure = failure if isinstance(failure, IntegrityError) and isinstance(error, NotDecodable) else error
             continue
         leaf_list = hasher.finish().leaf_list
         made.extend([] if leaf_list is None else [leaf_list])
