@@ -7,6 +7,7 @@ Both cost a copy of each byte in a process of their own, for us and for peers al
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -148,7 +149,7 @@ class Link:
     @property
     def within(self) -> tuple[str, ...]:
         """What comes before a command that is to run there."""
-        return ("ip", "netns", "exec", self.namespace)
+        return (_program("ip"), "netns", "exec", self.namespace)
 
 
 @contextmanager
@@ -167,17 +168,23 @@ def slow_link(rate: str = RATE) -> Iterator[Link]:
         as_root("ip", "-n", name, "link", "set", far, "up")
         as_root("ip", "-n", name, "link", "set", "lo", "up")
         as_root("tc", "qdisc", "add", "dev", near, *limit)
-        as_root("ip", "netns", "exec", name, "tc", "qdisc", "add", "dev", far, *limit)
+        as_root("ip", "netns", "exec", name, _program("tc"), "qdisc", "add", "dev", far, *limit)
         yield Link(name, f"{net}.1")
     finally:
         # The pair of devices goes with it.
         as_root("ip", "netns", "del", name)
 
 
+def _program(name: str) -> str:
+    """Where *name* lies, also when the PATH leaves out the programs of root."""
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+    return shutil.which(name, path=path) or name
+
+
 def as_root(*command: str) -> None:
     """Change what belongs to the whole machine; raises RuntimeError when that is refused."""
     try:
-        subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  # fixed lines of ours
+        subprocess.run([_program(command[0]), *command[1:]], capture_output=True, text=True, check=True)  # noqa: S603  # fixed lines of ours
     except (OSError, subprocess.CalledProcessError) as error:
         why = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
         msg = f"{' '.join(command)}: {why} (this needs root, iproute2 and mount)"
