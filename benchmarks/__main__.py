@@ -57,16 +57,18 @@ def main(given: Sequence[str]) -> int:
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
     chosen = [each for each in CATALOGUE if each.name in options.names or not (options.names or each.asked)]
     began = time.monotonic()
+    results: list[Result] = []
     with worlds(scale, disk=options.disk) as world:
-        results = list(_measured(chosen, world, console))
+        for result in _measured(chosen, world, console):
+            results.append(result)
+            if not options.quick and options.size is None:
+                keep([result], RESULTS)  # at once: somebody may end it before the last one
     for line in (*LEGEND, *ABSENT):
         console.print(line, markup=False)
     console.print(promises_table(results))
     print(f"{time.monotonic() - began:.0f} s in all", file=sys.stderr)
     if options.json is not None:
         options.json.write_text(plain(results))
-    if not options.quick and options.size is None:
-        keep(results, RESULTS)
     met = all(verdict.met for result in results for verdict in result.verdicts)
     return 0 if met and len(results) == len(chosen) else 1
 
