@@ -363,14 +363,15 @@ def test_an_upload_that_is_killed_at_60_percent_goes_on_there_and_sends_only_wha
     alone.done("save", write_files(alone.cwd.parent / "files", files), REF)
     bucket = Bucket(relay, f"killed-{len(flags)}")
     argv = (*flags, "-o", bucket.url)
-    limited = alone.with_(CI_MODELCACHE_LIMIT_RATE="15MB")
+    limited = alone.with_(CI_MODELCACHE_LIMIT_RATE="10MB")
     assert end_at(limited, argv, lambda: bucket.arrived() >= 6, signal.SIGKILL) == -signal.SIGKILL
     kept = bucket.arrived()
     assert bucket.objects() == {}
     relay.seen.clear()
     report = alone.report("export", REF, *argv)
     # 80 MiB and headers are 11; of parts of 40 MB each has 5, and the last one what is left.
-    assert 1 <= relay.count("PUT", "partNumber=") <= 11 - kept
+    # Where the kill came late on a busy machine nothing may be missing but the end.
+    assert min(1, 11 - kept) <= relay.count("PUT", "partNumber=") <= 11 - kept
     found = bucket.objects()
     content = b"".join(data for name, data in sorted(found.items()) if not name.endswith("sha256s"))
     assert hashlib.sha256(content).hexdigest() == report["sha256"]
