@@ -39,6 +39,12 @@ def packed(data: bytes, items: Callable[[int], int] = lambda _: 2) -> bytes:
     return index.to_bytes() + b"".join(kept for _, kept in frames)
 
 
+@pytest.fixture(params=["zstd", "blosc2"])
+def either_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By which library frames are unpacked."""
+    monkeypatch.setattr(bytegroup, "_is_early", lambda: request.param == "zstd")
+
+
 class Stored:
     """An object to unpack: yields it in pieces of *cut* bytes, and notes which ranges were asked for."""
 
@@ -62,6 +68,24 @@ class Stored:
 
 # --- what went in comes out
 
+FRAMES_IN_TURN = """
+import sys
+from ci_modelcache.transfer import bytegroup
+way, size, worth, kept = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.stdin.buffer.read()
+bytegroup._WORTH = worth
+found = [(bytegroup.unpack(way, [kept], size), "blosc2" in sys.modules) for _ in range(4)]
+assert len({data for data, _ in found}) == 1
+print([loaded for _, loaded in found])
+"""
+
+
+@pytest.mark.parametrize(("worth", "loaded"), [(256, [False] * 4), (2, [False, False, True, True])])
+def test_blosc2_is_not_imported_for_a_few_frames(worth: int, loaded: list[bool]) -> None:
+    way, kept = pack(weights("BF16", FRAME), 2)
+    command = [sys.executable, "-c", FRAMES_IN_TURN, str(way), str(FRAME), str(worth)]
+    done = subprocess.run(command, input=kept, capture_output=True, check=True, timeout=60)
+    assert done.stdout.decode().strip() == str(loaded)
+
 
 @given(data=st.binary(max_size=3000), item=st.sampled_from([1, 2, 4, 8]))
 def test_a_frame_of_any_bytes_comes_back(data: bytes, item: int) -> None:
@@ -70,6 +94,7 @@ def test_a_frame_of_any_bytes_comes_back(data: bytes, item: int) -> None:
     assert len(kept) <= len(data)
 
 
+@pytest.mark.usefixtures("either_library")
 @pytest.mark.parametrize("dtype", ITEM)
 @pytest.mark.parametrize("size", [FRAME, FRAME - 8, 70_000, 65_537, 4096, 33])
 def test_a_frame_of_weights_comes_back_smaller_or_plain(dtype: str, size: int) -> None:
@@ -91,7 +116,7 @@ def test_what_cannot_be_packed_is_kept_as_it_is() -> None:
 
 def test_a_frame_that_would_not_come_back_is_kept_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     data = weights("BF16", FRAME)
-    monkeypatch.setattr(bytegroup, "unpack", lambda *_: bytes(FRAME))
+    monkeypatch.setattr(bytegroup, "_by_blosc2", lambda *_: bytes(FRAME))
     assert pack(data, 2) == (PLAIN, data)
 
 
@@ -251,6 +276,7 @@ def test_there_are_lies_enough() -> None:
     assert len(LIES) >= 40
 
 
+@pytest.mark.usefixtures("either_library")
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_is_never_taken_for_the_bytes(lie: str) -> None:
     stored = Stored(LIES[lie], size=len(BF16))
@@ -267,6 +293,7 @@ def test_a_lie_is_never_taken_for_the_bytes(lie: str) -> None:
         read(0)
 
 
+@pytest.mark.usefixtures("either_library")
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_takes_no_more_memory_than_a_few_frames(lie: str) -> None:
     stored = Stored(LIES[lie], size=len(BF16))
@@ -283,6 +310,7 @@ def test_a_lie_takes_no_more_memory_than_a_few_frames(lie: str) -> None:
     assert peak < len(data) * 2 + 8 * FRAME
 
 
+@pytest.mark.usefixtures("either_library")
 @pytest.mark.parametrize("size", [2 * FRAME, 64 * FRAME, 1 << 30])
 def test_a_bomb_does_not_become_more_than_a_frame(size: int) -> None:
     payload = bomb(min(size, 64 * FRAME))

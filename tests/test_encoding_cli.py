@@ -150,7 +150,7 @@ def test_an_unknown_encoding_is_refused(run: Run) -> None:
 def test_without_the_library_who_is_to_pack_is_told_what_to_install(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bytegroup, "_NAME", "blosc2_is_not_here")
+    monkeypatch.setattr(bytegroup, "_installed", lambda _: False)
     done = run("save trained me/mine@v1 --encoding bytegroup-zstd --store store")
     assert done.code == 2
     assert "pip install 'ci-modelcache[encoding]'" in done.err
@@ -162,7 +162,7 @@ def test_without_the_library_a_restore_stores_raw_and_says_so(
 ) -> None:
     from ci_modelcache.demo.hub import LoopbackHub  # noqa: PLC0415  # as above
 
-    monkeypatch.setattr(bytegroup, "_NAME", "blosc2_is_not_here")
+    monkeypatch.setattr(bytegroup, "_installed", lambda _: False)
     monkeypatch.setenv("CI_MODELCACHE_ENCODING", "bytegroup-zstd")
     (tmp_path / "store").mkdir()
     with LoopbackHub() as hub:
@@ -179,10 +179,10 @@ def test_without_the_library_a_packed_model_is_a_miss_that_says_what_to_install(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run("save trained me/mine@v1 --encoding bytegroup-zstd --store store").code == 0
-    monkeypatch.setattr(bytegroup, "_NAME", "blosc2_is_not_here")
+    monkeypatch.setattr(bytegroup, "_installed", lambda _: False)
     done = run("restore me/mine@v1 --to model --offline --store store")
     assert done.code == 10
-    assert "pip install 'ci-modelcache[encoding]'" in done.err
+    assert "pip install 'ci-modelcache[zstd]'" in done.err
     verified = run("verify --all --store store --json")
     assert verified.code == 2
     assert {problem["kind"] for problem in verified.json["problems"]} == {"unsupported"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,8 +128,8 @@ def put(bench: Bench, data: bytes) -> None:
 
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine on which blosc2 is not installed."""
-    monkeypatch.setattr(bytegroup, "_NAME", "blosc2_is_not_here")
+    """A machine on which neither zstd nor blosc2 is installed."""
+    monkeypatch.setattr(bytegroup, "_installed", lambda _: False)
 
 
 @pytest.fixture(params=["disk", "elsewhere"])
@@ -300,9 +300,9 @@ def test_without_the_library_a_packed_blob_comes_from_upstream_and_the_store_is_
     bench.hub.add_repo("acme/tensors", {"main": {BIG: WEIGHTS}})
     bench.fetch("acme/tensors")
     bench.blob(WEIGHTS).unlink()
-    bytegroup._NAME = "blosc2"
-    put(bench, WEIGHTS)
-    bytegroup._NAME = "blosc2_is_not_here"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bytegroup, "_installed", lambda _: True)
+        put(bench, WEIGHTS)
     before = tree(bench.disk)
     bench.remotely()
     report = bench.restore("acme/tensors")
@@ -317,18 +317,31 @@ def test_without_the_library_and_upstream_it_is_said_what_to_install(
     placed: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored(placed, {BIG: WEIGHTS})
-    monkeypatch.setattr(bytegroup, "_NAME", "blosc2_is_not_here")
-    with pytest.raises(NotDecodable, match=r"needs blosc2.*, of the extra encoding, which is not installed") as caught:
+    monkeypatch.setattr(bytegroup, "_installed", lambda _: False)
+    with pytest.raises(NotDecodable, match=r"needs zstd, of the extra zstd, which is not installed") as caught:
         restored(placed)
     assert caught.value.exit_code == 10
-    assert caught.value.hint == "pip install 'ci-modelcache[encoding]'"
+    assert caught.value.hint == "pip install 'ci-modelcache[zstd]'"
+
+
+def test_without_what_packs_it_is_unpacked_all_the_same(placed: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored(placed, {BIG: WEIGHTS})
+    monkeypatch.setattr(bytegroup, "_library", never)
+    monkeypatch.setattr(bytegroup, "_installed", lambda name: "zstd" in name)
+    assert restored(placed) == {BIG: WEIGHTS}
+
+
+@cache
+def never() -> None:
+    """What nothing may ask for here."""
+    raise AssertionError
 
 
 def test_without_the_library_a_raw_copy_beside_is_taken(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     stored(bench, {BIG: WEIGHTS})
     canonical = keys.blob(Digest.of(WEIGHTS))
     bench.disk.write(f"{canonical}.g01JD0000000000000000000000", [WEIGHTS], size=len(WEIGHTS))
-    monkeypatch.setattr(bytegroup, "_NAME", "blosc2_is_not_here")
+    monkeypatch.setattr(bytegroup, "_installed", lambda _: False)
     assert restored(bench) == {BIG: WEIGHTS}
 
 
@@ -336,7 +349,7 @@ def test_without_the_library_nothing_is_said_to_be_right_or_mended(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored(bench, {BIG: WEIGHTS, "config.json": b"{}"})
-    monkeypatch.setattr(bytegroup, "_NAME", "blosc2_is_not_here")
+    monkeypatch.setattr(bytegroup, "_installed", lambda _: False)
     before = tree(bench.disk)
     mender = Mender(bench.cache(), [], upstream=[], step=bench.step())
     reports = [
@@ -346,7 +359,7 @@ def test_without_the_library_nothing_is_said_to_be_right_or_mended(
     for report in reports:
         ((problem),) = report.problems
         assert (problem.kind, problem.what, report.exit_code) == (UNSUPPORTED, BIG, 2)
-        assert "the extra encoding" in problem.why
+        assert "the extra zstd" in problem.why
         assert not problem.repaired
     assert tree(bench.disk) == before
 
@@ -554,11 +567,11 @@ def test_a_mirror_whose_copy_cannot_be_unpacked_here_says_what_to_install(bench:
     file = ListedFile(BIG, len(WEIGHTS), "0" * 40, Digest.of(WEIGHTS), lfs=True)
     source = StoreSource(bench.cache(), host=bench.host)
     with (
-        pytest.raises(FileNotFound, match="of the extra encoding, which is not installed") as caught,
+        pytest.raises(FileNotFound, match="of the extra zstd, which is not installed") as caught,
         source.open(ModelRef("acme/packed"), "0" * 40, file),
     ):
         pass
-    assert caught.value.hint == "pip install 'ci-modelcache[encoding]'"
+    assert caught.value.hint == "pip install 'ci-modelcache[zstd]'"
 
 
 def test_a_wrong_raw_copy_is_told_also_where_the_packed_one_beside_it_cannot_be_read(
@@ -566,7 +579,7 @@ def test_a_wrong_raw_copy_is_told_also_where_the_packed_one_beside_it_cannot_be_
 ) -> None:
     stored(bench, {BIG: WEIGHTS})
     bench.disk.write(keys.blob(Digest.of(WEIGHTS)), [b"x" * len(WEIGHTS)], size=len(WEIGHTS))
-    monkeypatch.setattr(bytegroup, "_NAME", "blosc2_is_not_here")
+    monkeypatch.setattr(bytegroup, "_installed", lambda _: False)
     report = verify(bench.cache().snapshots(), cache=bench.cache(), step=bench.step())
     assert [(problem.kind, problem.what) for problem in report.problems] == [(WRONG, BIG)]
 

@@ -83,8 +83,8 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Sent]:
         bucket = f"arn:aws:s3:::{path['Bucket']}"
         seen.append(Sent(ACTION[model.name], f"{bucket}/{path['Key']}" if "Key" in path else bucket))
 
-    def noting(self: Bucket, read_timeout: float) -> Any:
-        client = new_client(self, read_timeout)
+    def noting(self: Bucket, seconds: float, **options: Any) -> Any:
+        client = new_client(self, seconds, **options)
         client.meta.events.register("provide-client-params.s3", _remember)
         client.meta.events.register("before-call.s3", note)
         return client

@@ -120,3 +120,18 @@ def test_help_of_a_command_imports_no_verb(scene: Scene) -> None:
     for arguments in (["restore", "--help"], ["--help"], ["--version"]):
         modules = run(scene.home, *arguments)["modules"]
         assert modules.isdisjoint(NETWORK | WORK | {"ci_modelcache.verbs.restore", "cattrs", "importlib.metadata"})
+
+
+def test_a_process_does_not_look_for_garbage_among_what_it_imports() -> None:
+    """Python would look some three hundred times, which takes longer than to do what was asked."""
+    code = (
+        "import atexit, gc, sys; sys.argv[1:] = ['restore', '--help']; gc.collect(); before = [each['collections'] for each in gc.get_stats()]\n"
+        "from ci_modelcache.__main__ import main\n"
+        "code = main(); after = [each['collections'] for each in gc.get_stats()]\n"
+        "print(code, sum(after) - sum(before), gc.get_freeze_count() > 0, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    code_of_exit, looked, frozen = done.stderr.split()
+    assert code_of_exit == "0"
+    assert int(looked) < 20
+    assert frozen == "True"

@@ -26,6 +26,7 @@ from ci_modelcache.stores.s3 import S3Store
 from ci_modelcache.stores.s3_errors import explaining
 from ci_modelcache.stores.s3_light import Light
 from ci_modelcache.stores.s3_place import Place, place_of
+from ci_modelcache.stores.s3_session import account_of
 from ci_modelcache.stores.s3_wire import Body, spelled
 from ci_modelcache.transfer.deadline import Deadline
 from ci_modelcache.transfer.retry import RetryPolicy
@@ -466,8 +467,8 @@ def test_a_place_that_is_not_plain_is_left_to_botocore(
         "[profile unsigned]\ns3 =\n  payload_signing_enabled = false\n"
     )
     with environment(AWS_CONFIG_FILE=str(tmp_path / "config"), **variables):
-        session = botocore.session.get_session()
-        assert place_of(session, bucket, endpoint_url=endpoint, region=region) is None
+        account = account_of(botocore.session.get_session())
+        assert place_of(account, bucket, endpoint_url=endpoint, region=region) is None
 
 
 @pytest.mark.parametrize(
@@ -490,7 +491,9 @@ def test_an_endpoint_comes_from_where_botocore_would_take_it(
 ) -> None:
     (tmp_path / "config").write_text("[profile other]\nendpoint_url = http://host:4\n")
     with environment(AWS_CONFIG_FILE=str(tmp_path / "config"), **variables):
-        place = place_of(botocore.session.get_session(), "models", endpoint_url=endpoint, region="eu-west-1")
+        place = place_of(
+            account_of(botocore.session.get_session()), "models", endpoint_url=endpoint, region="eu-west-1"
+        )
     assert place is not None
     assert place.objects == expected
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 
 from benchmarks.speed.contests import Entry, contest
-from benchmarks.speed.figures import MIB, Result, Row, below, faster
+from benchmarks.speed.figures import MIB, Result, Row, Verdict, below, faster
 from benchmarks.speed.inputs import make_model, snapshot_of
 from benchmarks.speed.movers import (
+    AGAIN,
     ARCHIVE,
     ENCODED,
     OURS_LABEL,
@@ -23,12 +24,13 @@ from benchmarks.speed.movers import (
     with_sums,
 )
 from benchmarks.speed.networks import HERE, RATE, Latency, PathRelay, as_root, slow_link
+from benchmarks.speed.restoring import AGAIN_MOST
 from benchmarks.speed.running import measured
 from benchmarks.speed.world import ENCODING, OURS, serving
 from tests.parts.servers import BUCKET
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from benchmarks.speed.contests import Command
@@ -86,10 +88,21 @@ def connections(world: World) -> Result:
         runs = max(1, world.scale.runs - 1)
         rows = contest(world, entries, size=snapshot.size, files=snapshot.files, runs=runs)
     last = CONNECTIONS[-1]
-    verdicts = faster(rows, _with(OURS_LABEL, last), (_with(S5CMD, last),), 1.25)
+    verdicts = faster(rows, _with(OURS_LABEL, last), (_with(S5CMD, last),), 1.25) + _scaled(rows)
     says = f"restore over a long way, by connections: {snapshot.says} (fp32)"
     where = f"{LATENCY.delay * 1000:.0f} ms for a round trip, {LATENCY.window // 1024} KiB of a connection on their way, HTTP"
     return Result("connections", says, where, _with(S5CMD, last), rows, tuple(verdicts))
+
+
+def _scaled(rows: Sequence[Row]) -> list[Verdict]:
+    """Whether all connections make ours faster than one of them does at least as many times as s5cmd."""
+    known = {row.label: row.median() for row in rows}
+    first, last = CONNECTIONS[0], CONNECTIONS[-1]
+    if not {_with(S5CMD, first), _with(OURS_LABEL, first)} <= known.keys():
+        return []
+    ours, theirs = (known[_with(each, first)] / known[_with(each, last)] for each in (OURS_LABEL, S5CMD))
+    says = f"ours: {ours:.1f} times as fast with {last} connections as with {first}, s5cmd {theirs:.1f} times, at least as often"
+    return [Verdict(ours >= theirs, says)]
 
 
 def _with(label: str, count: int) -> str:
@@ -139,7 +152,7 @@ def memory(world: World) -> Result:
         orders: dict[str, Command] = {
             "ours, save": [*OURS, "save", source, snapshot.ref],
             OURS_LABEL: restored,
-            "ours, again": restored,
+            AGAIN: restored,
             "ours, export": shell('"$0" "$@" >/dev/null', *OURS, "export", snapshot.ref, "-o", "-"),
         }
         rows = []
@@ -147,5 +160,6 @@ def memory(world: World) -> Result:
             sample, _ = measured(command, environ=environ, folder=place.folder, served_by=service.pid)
             rows.append(Row(label, ours=True, size=snapshot.size, samples=(sample,)))
     verdicts = [verdict for label in orders for verdict in below(rows, label, "memory", MOST_MEMORY, unit=(MIB, "MiB"))]
+    verdicts += faster(rows, AGAIN, (OURS_LABEL,), AGAIN_MOST)
     says = f"peak of the memory: {snapshot.says} (fp32)"
     return Result("memory", says, "loopback, HTTP, everything on a disk", "", tuple(rows), tuple(verdicts))

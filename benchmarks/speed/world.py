@@ -276,7 +276,7 @@ def fill(folder: Path, name: str, scale: Scale) -> None:
         case "shards":
             make_model(folder, size=half, shards=42, dtype="F32", seed=4)
         case "far":
-            make_model(folder, size=scale.size // 12, shards=42, dtype="F32", seed=5)
+            make_model(folder, size=scale.size // 4, shards=42, dtype="F32", seed=5)
         case "one":
             make_model(folder, size=half, shards=1, dtype="F32", seed=6)
         case "small":

@@ -39,7 +39,7 @@ def touch(cache: ModelCache, snapshot: SnapshotId) -> None:
     """
     Note that *snapshot* is being restored today; once a day, and as well as it goes.
 
-    To be called before the first blob is read: who decides meanwhile what has not been used for long sees it. That it
+    To be begun before the first blob is read: who decides meanwhile what has not been used for long sees it. That it
     could not be noted is no failure of a restore.
     """
     day = dt.datetime.fromtimestamp(cache.now(), dt.UTC).strftime("%Y-%m-%d")

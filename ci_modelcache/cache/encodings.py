@@ -10,7 +10,7 @@ from attrs import Factory, field, frozen
 from ci_modelcache.cache import keys
 from ci_modelcache.cache.copies import BlobCopy
 from ci_modelcache.errors import NotDecodable, SizeMismatch, StoreUnsupported
-from ci_modelcache.transfer.bytegroup import require_bytegroup
+from ci_modelcache.transfer.bytegroup import require_unpacking
 from ci_modelcache.transfer.encoded import Unpacking
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class EncodedCopy(BlobCopy):
     @contextmanager
     def open(self, start: int, stop: int | None = None) -> Iterator[Iterator[bytes]]:
         try:
-            require_bytegroup()
+            require_unpacking()
         except StoreUnsupported as error:
             raise NotDecodable(self._key, self.store.url, why=error.message, hint=error.hint) from error
         with self._unpacking.open(start, stop) as chunks:

@@ -16,12 +16,14 @@ from ci_modelcache.settings import Mode
 from ci_modelcache.stores.empty import EmptyStore
 from ci_modelcache.stores.locations import open_store
 from ci_modelcache.stores.protocol import OverNetwork
+from ci_modelcache.stores.s3_account import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ci_modelcache.cli.run import Run
     from ci_modelcache.stores.protocol import Store
+    from ci_modelcache.stores.s3_role import AssumedRole
     from ci_modelcache.transfer.retry import RetryPolicy
 
 _log = logging.getLogger(__name__)
@@ -56,8 +58,13 @@ def open_named(url: str, run: Run, *, create: bool, needed: bool, retry: RetryPo
         region=config.region,
         ca_bundle=None if config.store_ca_bundle is None else str(config.store_ca_bundle),
         retry=retry or run.retry,
-        role=None if config.role_to_assume is None else partial(run.upstreams.role, needed=needed),
+        role=partial(_whoever, run, needed=needed),
     )
+
+
+def _whoever(run: Run, *, needed: bool) -> AssumedRole | Surroundings:
+    role = None if run.config.role_to_assume is None else run.upstreams.role(needed=needed)
+    return role or Surroundings(run.environ)
 
 
 def with_replicas(cache: ModelCache, run: Run) -> ModelCache:

@@ -64,6 +64,7 @@ class Run:
         in_build: bool = False,
     ) -> None:
         self.config = config
+        self.environ = environ
         self.job = job_of(environ, in_build=in_build)
         self.in_build = in_build
         hiding = partial(redact, secrets=secrets)

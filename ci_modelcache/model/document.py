@@ -11,7 +11,7 @@ import functools
 import json
 import tomllib
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import attrs
 import rfc8785
@@ -98,6 +98,30 @@ def _named(kind: type) -> str:
     return _NAMES.get(kind, kind.__name__)
 
 
+def _members(value: object, member: Callable[[object], T]) -> dict[str, T]:
+    return {name: member(each) for name, each in _exactly(dict, value).items()}
+
+
+_text = functools.partial(_exactly, str)
+_SIMPLE: dict[object, Callable[[object], object]] = {
+    str: _text,
+    int: functools.partial(_exactly, int),
+    bool: functools.partial(_exactly, bool),
+    Digest: lambda value: Digest(_text(value)),
+    tuple[str, ...]: lambda value: tuple(map(_text, _exactly(list, value))),
+    dict[str, str]: lambda value: _members(value, _text),
+    dict[str, str | bool]: lambda value: _members(value, lambda each: _text_or_switch(each, None)),
+}
+"""How fields of small documents are read without cattrs, which takes longer to get ready than a store to answer."""
+
+
+@functools.cache
+def _simple(kind: type) -> dict[str, Callable[[object], object]]:
+    """How each field of *kind* is read; nothing when one of them is of a type that takes more."""
+    hints = get_type_hints(kind) if attrs.has(kind) else {}
+    return {name: _SIMPLE[hint] for name, hint in hints.items()} if _SIMPLE.keys() >= set(hints.values()) else {}
+
+
 def _only(
     exact: type, structure: Callable[[Any, Any], Any], *, then: Callable[[Any], Any] | None = None
 ) -> Callable[[Any, Any], Any]:
@@ -128,6 +152,9 @@ def from_plain(plain: object, kind: type[T], what: str) -> T:
     Where a constructor said `StoreUnsupported` or `UnsafePath`, that is raised instead: the document is well formed.
     """
     try:
+        fields = _simple(kind)  # type: ignore[arg-type]  # mypy does not see that a type has a hash
+        if isinstance(plain, dict) and plain.keys() == fields.keys() != set():
+            return kind(**{name: read(plain[name]) for name, read in fields.items()})
         return _converter().structure(plain, kind)
     except Exception:  # noqa: BLE001  # whatever it is: asked again, in detail
         return _in_detail(plain, kind, what)

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ci_modelcache.stores.protocol import Store
-    from ci_modelcache.stores.s3_bucket import Profile
+    from ci_modelcache.stores.s3_account import Surroundings
     from ci_modelcache.stores.s3_role import AssumedRole
+    from ci_modelcache.stores.s3_session import Profile
     from ci_modelcache.transfer.retry import RetryPolicy
 
 _SUPPORTED = "write s3://bucket/prefix, file:///folder or a path"
@@ -88,7 +89,7 @@ def open_store(
     region: str | None = None,
     ca_bundle: str | None = None,
     retry: RetryPolicy,
-    role: Callable[[], AssumedRole | None] | None = None,
+    role: Callable[[], AssumedRole | Surroundings | None] | None = None,
 ) -> Store:
     """
     The store at *url*: ``s3://bucket/prefix``, ``file:///folder`` or a path (with ``~`` expanded by the caller).
@@ -135,13 +136,15 @@ def place_of(url: str, *, endpoint_url: str | None) -> tuple[str, ...]:
     return (endpoint or "").rstrip("/"), bucket, prefix
 
 
-def _asking(reach: Reach, role: Callable[[], AssumedRole | None] | None) -> AssumedRole | Profile | None:
+def _asking(
+    reach: Reach, role: Callable[[], AssumedRole | Surroundings | None] | None
+) -> AssumedRole | Profile | Surroundings | None:
     """Whose credentials are used; None: those that AWS's own tools would use."""
-    from ci_modelcache.stores.s3_bucket import Profile  # noqa: PLC0415  # as above
+    if reach.profile is None:
+        return None if role is None else role()
+    from ci_modelcache.stores.s3_session import Profile  # noqa: PLC0415  # as above
 
-    if reach.profile is not None:
-        return Profile(reach.profile)
-    return None if role is None else role()
+    return Profile(reach.profile)
 
 
 def _folder(url: str) -> Path:

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     )
 
     from ci_modelcache.stores.protocol import SignedUrls
-    from ci_modelcache.stores.s3_bucket import Profile
+    from ci_modelcache.stores.s3_account import Surroundings
     from ci_modelcache.stores.s3_role import AssumedRole
+    from ci_modelcache.stores.s3_session import Profile
     from ci_modelcache.stores.s3_wire import Found, Opened, Wire
     from ci_modelcache.transfer.retry import RetryPolicy
 
@@ -64,10 +65,16 @@ class S3Store:
         region: str | None,
         retry: RetryPolicy,
         ca_bundle: str | None = None,
-        role: AssumedRole | Profile | None = None,
+        role: AssumedRole | Profile | Surroundings | None = None,
     ) -> None:
         self._bucket = Bucket(
-            bucket, prefix, endpoint_url=endpoint_url, region=region, ca_bundle=ca_bundle, retry=retry, role=role
+            bucket,
+            prefix,
+            endpoint_url=endpoint_url,
+            region=region,
+            ca_bundle=ca_bundle,
+            retry=retry,
+            role=role,
         )
         self._bucket_exists = False
         self._checksums = True

@@ -1,21 +1,17 @@
-"""The only module that makes botocore clients: their credentials, timeouts and dialect, and one request through them or without."""
+"""The only module that knows how a bucket is asked: by whom, within which time, and one request through a botocore client or without."""
 
 from __future__ import annotations
 
 import logging
 import re
 import threading
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, TypeVar
-
-import botocore.session
-from attrs import frozen
-from botocore import UNSIGNED
-from botocore.config import Config
-from botocore.handlers import add_expect_header
+from typing import TYPE_CHECKING, TypeVar
 
 from ci_modelcache.errors import ConfigError
 from ci_modelcache.stores.keys import is_key
+from ci_modelcache.stores.s3_account import Surroundings
 from ci_modelcache.stores.s3_errors import explaining
 from ci_modelcache.stores.s3_light import Elsewhere, Light
 from ci_modelcache.stores.s3_memory import PartMemory
@@ -26,10 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from botocore.credentials import Credentials, ReadOnlyCredentials
+    from botocore.session import Session
     from mypy_boto3_s3.client import S3Client
 
+    from ci_modelcache.stores.s3_account import Account
     from ci_modelcache.stores.s3_place import Place
     from ci_modelcache.stores.s3_role import AssumedRole
+    from ci_modelcache.stores.s3_session import Profile
     from ci_modelcache.stores.s3_wire import Wire
     from ci_modelcache.transfer.retry import RetryPolicy
 
@@ -41,30 +40,12 @@ CONNECT_TIMEOUT = 5.0
 """Seconds; a server that is there accepts at once."""
 READ_TIMEOUTS = (30.0, 15.0, 7.0, 3.0, 1.0)
 """Seconds of silence that are borne: the longest that fits into what is left until the deadline, or the shortest."""
-MAX_CONNECTIONS = 64
 PART_MEMORY = 96 * 1024 * 1024
 """Bytes that all writes to a store together have in memory: six parts of 16 MiB, fewer of larger ones."""
 DEFAULT_REGION = "us-east-1"
 """For stores that have no regions; AWS redirects from there to the bucket's own."""
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
-
-
-@frozen
-class Profile:
-    """The profile *name* of AWS's files, whose credentials are used in place of all others."""
-
-    name: str
-
-    def session(
-        self,
-        *,
-        region: str | None,  # noqa: ARG002  # as that of `AssumedRole`
-        ca_bundle: str | None,  # noqa: ARG002  # as above
-        timeout: Callable[[], float],  # noqa: ARG002  # as above
-    ) -> botocore.session.Session:
-        """A session whose clients act by this profile."""
-        return botocore.session.Session(profile=self.name)
 
 
 class Bucket:
@@ -86,7 +67,7 @@ class Bucket:
         region: str | None,
         ca_bundle: str | None,
         retry: RetryPolicy,
-        role: AssumedRole | Profile | None = None,
+        role: AssumedRole | Profile | Surroundings | None = None,
     ) -> None:
         self.name = name
         self.url = f"s3://{name}/{prefix}" if prefix else f"s3://{name}"
@@ -96,20 +77,33 @@ class Bucket:
         self._clients: dict[float, S3Client] = {}
         self._lights: dict[float, Light] = {}
         self._lock = threading.Lock()
+        self._role = role or Surroundings()
         self._endpoint_url, self._region, self._ca_bundle = endpoint_url, region, ca_bundle
         self._check(prefix)
         with explaining("opening the store", store=self.url):
-            self._session = botocore.session.get_session() if role is None else self._session_of(role)
-            self.anonymous = self._session.get_credentials() is None
-            """Whether there are no credentials, so that nothing is signed."""
-            self._place = place_of(self._session, name, endpoint_url=endpoint_url, region=self.region)
+            self._account = self._whoever()
+            self._place = place_of(self._account, name, endpoint_url=endpoint_url, region=self.region)
         if self.anonymous:
             _log.info("no credentials were found: %s is asked without", self.url)
         if self._place is None:
             self.client()  # now, so that a wrong setting is told before work begins
 
-    def _session_of(self, role: AssumedRole | Profile) -> botocore.session.Session:
-        return role.session(region=self._region or DEFAULT_REGION, ca_bundle=self._ca_bundle, timeout=self._timeout)
+    @property
+    def anonymous(self) -> bool:
+        """Whether there are no credentials, so that nothing is signed."""
+        return self._account.credentials is None
+
+    def _whoever(self) -> Account:
+        if isinstance(self._role, Surroundings) and (account := self._role.account()) is not None:
+            return account
+        from ci_modelcache.stores.s3_session import account_of  # noqa: PLC0415  # 50 ms of imports that an account in the environment spares
+
+        return account_of(self._session)
+
+    @cached_property
+    def _session(self) -> Session:
+        region = self._region or DEFAULT_REGION
+        return self._role.session(region=region, ca_bundle=self._ca_bundle, timeout=self._timeout)
 
     def _check(self, prefix: str) -> None:
         if _BUCKET.fullmatch(self.name) is None:
@@ -167,15 +161,14 @@ class Bucket:
 
     def _new_light(self, place: Place, seconds: float) -> Light:
         with explaining("opening the store", store=self.url):
-            credentials, verify = self.credentials(), self._ca_bundle or self._session.get_config_variable("ca_bundle")
+            account, verify = self._account, self._ca_bundle or self._account.ca_bundle
             try:
                 return Light(
                     place,
-                    credentials,
+                    account.credentials,
                     verify=verify,
-                    timeouts=(min(CONNECT_TIMEOUT, seconds), seconds),
-                    connections=MAX_CONNECTIONS,
-                    agent=f"{self._session.user_agent()} ci-modelcache",
+                    timeouts=_timeouts(seconds),
+                    agent=account.agent,
                 )
             except OSError as error:  # what is wrong with the file of authorities; that of ssl is one, too
                 msg = (
@@ -189,76 +182,41 @@ class Bucket:
         seconds = self._timeout()
         with self._lock:
             if seconds not in self._clients:
-                self._clients[seconds] = self._new_client(seconds)
+                self._clients[seconds] = self._new_client(seconds, region=self.region)
             return self._clients[seconds]
 
     def credentials(self) -> Credentials | None:
-        """What everything is signed with, None for a bucket that is asked without."""
+        """Those of botocore, which it may renew; None for a bucket that is asked without."""
         return self._session.get_credentials()
 
     def signer(self, frozen: ReadOnlyCredentials, *, region: str) -> S3Client:
         """A client for the *region* that signs with credentials which do not change meanwhile."""
-        return self._new_client(self._timeout(), signing=(frozen, region))
+        return self._new_client(self._timeout(), region=region, signing=frozen)
 
     @property
     def region(self) -> str:
         """The one that the settings name, or the usual one."""
-        return self._region or self._session.get_config_variable("region") or DEFAULT_REGION
+        return self._region or self._account.region or DEFAULT_REGION
 
     def _timeout(self) -> float:
         left = self.retry.deadline.remaining()
         return next((each for each in READ_TIMEOUTS if each <= left), READ_TIMEOUTS[-1])
 
-    def _new_client(self, read_timeout: float, *, signing: tuple[ReadOnlyCredentials, str] | None = None) -> S3Client:
-        keys, region = (_Keys(), self.region) if signing is None else (_spelled(signing[0]), signing[1])
-        # Left to itself botocore signs URLs for AWS by the rules of 2006, which newer regions do not know.
-        version = UNSIGNED if self.anonymous else None if signing is None else "s3v4"
-        config = Config(
-            connect_timeout=min(CONNECT_TIMEOUT, read_timeout),
-            read_timeout=read_timeout,
-            retries={"mode": "standard", "total_max_attempts": 1},
-            max_pool_connections=MAX_CONNECTIONS,
-            tcp_keepalive=True,
-            user_agent_extra="ci-modelcache",
-            signature_version=version,
-            ignore_configured_endpoint_urls=self._endpoint_url == "",  # type: ignore[call-arg]  # the stubs do not know it
-            # Checksums of botocore's choice break uploads to many stores, and cost CPU twice: every object is written
-            # with an explicit SHA-256 and its bytes are proven by whoever reads them, on AWS too.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            # The addressing style stays botocore's: virtual hosts for AWS, paths for other endpoints, or what the
-            # user's profile says (some stores know virtual hosts only).
-        )
+    def _new_client(self, seconds: float, *, region: str, signing: ReadOnlyCredentials | None = None) -> S3Client:
+        from ci_modelcache.stores.s3_client import new_client  # noqa: PLC0415  # as above
+
         with explaining("opening the store", store=self.url):
-            try:
-                client: S3Client = self._session.create_client(  # type: ignore[assignment]  # botocore makes its classes at run time
-                    "s3",
-                    endpoint_url=self._endpoint_url or None,
-                    region_name=region,
-                    verify=self._ca_bundle,
-                    config=config,
-                    **keys,
-                )
-            except ValueError as error:  # botocore's own for "Invalid endpoint"
-                msg = f"not the URL of an S3 endpoint: {self._endpoint_url!r}"
-                raise ConfigError(msg, hint="write it as https://host or http://host:port") from error
-        # "Expect: 100-continue" costs each write a second at servers that do not know it. Nothing is lost without it: what
-        # would be refused is small, or the part of an upload that was granted.
-        client.meta.events.unregister("before-call.s3", add_expect_header)
-        return client
+            return new_client(
+                self._session,
+                endpoint_url=self._endpoint_url,
+                region=region,
+                ca_bundle=self._ca_bundle,
+                timeouts=_timeouts(seconds),
+                anonymous=self.anonymous,
+                signing=signing,
+            )
 
 
-class _Keys(TypedDict, total=False):
-    """Credentials as botocore takes them."""
-
-    aws_access_key_id: str | None
-    aws_secret_access_key: str | None
-    aws_session_token: str | None
-
-
-def _spelled(frozen: ReadOnlyCredentials) -> _Keys:
-    return {
-        "aws_access_key_id": frozen.access_key,
-        "aws_secret_access_key": frozen.secret_key,
-        "aws_session_token": frozen.token,
-    }
+def _timeouts(seconds: float) -> tuple[float, float]:
+    """Those of connecting and of silence."""
+    return min(CONNECT_TIMEOUT, seconds), seconds

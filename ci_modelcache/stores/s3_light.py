@@ -21,15 +21,15 @@ from botocore.parsers import ResponseParserError, create_parser
 from botocore.response import StreamingBody
 from botocore.utils import parse_timestamp, percent_encode
 
-from ci_modelcache.stores.s3_wire import Found, Opened, spelled
+from ci_modelcache.stores.s3_wire import MAX_CONNECTIONS, Found, Opened, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from mmap import mmap
 
     from botocore.awsrequest import AWSResponse
-    from botocore.credentials import Credentials
 
+    from ci_modelcache.stores.s3_account import Credentials
     from ci_modelcache.stores.s3_place import Place
     from ci_modelcache.stores.s3_wire import Body
 
@@ -89,7 +89,6 @@ class Light:
         *,
         verify: str | None,
         timeouts: tuple[float, float],
-        connections: int,
         agent: str,
     ) -> None:
         self._place, self._credentials, self._agent = place, credentials, agent
@@ -102,7 +101,7 @@ class Light:
                 endpoint_url=place.endpoint,
                 verify=verify,
                 timeout=timeouts,
-                max_pool_connections=connections,
+                max_pool_connections=MAX_CONNECTIONS,
                 http_session_cls=_TlsSession if place.endpoint.startswith("https:") else URLLib3Session,
                 socket_options=_SOCKET,
             )
@@ -156,7 +155,8 @@ class Light:
         request: Any = AWSRequest(method, url, {**headers, "User-Agent": self._agent})
         if self._credentials is not None:
             request.context["sha256"] = sha256
-            _Signer(self._credentials.get_frozen_credentials(), "s3", self._place.region).add_auth(request)
+            keys: Any = self._credentials.get_frozen_credentials()  # the stubs know no others than botocore's own
+            _Signer(keys, "s3", self._place.region).add_auth(request)
         prepared: Any = AWSPreparedRequest
         return prepared(method, url, dict(request.headers.items()), None, stream_output=False)
 

@@ -6,11 +6,10 @@ import re
 from typing import TYPE_CHECKING
 
 from attrs import frozen
-from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.utils import is_valid_endpoint_url
 
 if TYPE_CHECKING:
-    from botocore.session import Session
+    from ci_modelcache.stores.s3_account import Account
 
 _ENDPOINT = re.compile(r"(https?://[a-z0-9-]+(?:\.[a-z0-9-]+)*(?::([0-9]{1,5}))?)/?")
 _LAST_PORT = 65535
@@ -20,17 +19,6 @@ _REGION = re.compile(r"[a-z0-9-]{1,63}")
 _HOST = re.compile(r"[a-z0-9](?:-?[a-z0-9]){2,62}")
 """What a bucket is called that can be the first part of a host's name, has no dots (a certificate is for one part), and is of no special kind."""
 _GLOBAL = "us-east-1"
-
-_SPECIAL = (
-    "s3",
-    "auth_scheme_preference",
-    "csm_enabled",
-    "data_path",
-    "sigv4a_signing_region_set",
-    "use_dualstack_endpoint",
-    "use_fips_endpoint",
-)
-"""Settings of AWS's files and environment that change where a bucket is or how it is asked."""
 
 
 @frozen
@@ -42,11 +30,11 @@ class Place:
     region: str
 
 
-def place_of(session: Session, bucket: str, *, endpoint_url: str | None, region: str) -> Place | None:
-    """Where *bucket* is; None when that takes more knowledge than is here. The arguments are those of `Bucket`."""
-    if _is_special(session) or _REGION.fullmatch(region) is None or "--" in bucket:
+def place_of(account: Account, bucket: str, *, endpoint_url: str | None, region: str) -> Place | None:
+    """Where *bucket* of *account* is; None when that takes more knowledge than is here. The other arguments are those of `Bucket`."""
+    if account.is_special or _REGION.fullmatch(region) is None or "--" in bucket:
         return None
-    endpoint = _configured(session) if endpoint_url is None else endpoint_url
+    endpoint = account.endpoint_url if endpoint_url is None else endpoint_url
     if endpoint:
         match = _ENDPOINT.fullmatch(endpoint)
         if match is None or "amazonaws." in endpoint or not _may_be(match):
@@ -61,20 +49,3 @@ def place_of(session: Session, bucket: str, *, endpoint_url: str | None, region:
 def _may_be(endpoint: re.Match[str]) -> bool:
     """Whether there can be such a host and port; what is wrong with others is said by botocore."""
     return is_valid_endpoint_url(endpoint[1]) and int(endpoint[2] or 0) <= _LAST_PORT
-
-
-def _is_special(session: Session) -> bool:
-    return (
-        any(session.get_config_variable(each) for each in _SPECIAL)
-        or session.get_config_variable("defaults_mode") not in {None, "legacy"}
-        or bool(session.get_scoped_config().get("s3"))
-    )
-
-
-def _configured(session: Session) -> str | None:
-    """The endpoint that AWS's files and environment name."""
-    if session.get_config_variable("ignore_configured_endpoint_urls"):
-        return None
-    provider = ConfiguredEndpointProvider(session.full_config, session.get_scoped_config(), "s3")
-    found: str | None = provider.provide()
-    return found

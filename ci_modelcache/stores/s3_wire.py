@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, HeadObjectOutputTypeDef
 
+MAX_CONNECTIONS = 64
+"""That one sender keeps open, at most."""
+
 
 @frozen
 class Body:

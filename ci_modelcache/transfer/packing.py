@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING
 from attrs import frozen
 
 from ci_modelcache.model.safetensors import PREFIX, Items, NotSafetensors, header_size, spans_of
-from ci_modelcache.transfer.bytegroup import FRAME, pack, require_bytegroup, unpack
+from ci_modelcache.transfer.bytegroup import FRAME, pack, require_packing, unpack
 from ci_modelcache.transfer.disk import Room, format_bytes
 from ci_modelcache.transfer.encoded import MOST, Index, frames_of, index_size
 from ci_modelcache.transfer.land import explaining_full_disk, explaining_refusal
@@ -53,7 +53,7 @@ class Packer:
 
     def require(self) -> None:
         """Raise `StoreUnsupported` unless there is what it takes."""
-        require_bytegroup()
+        require_packing()
 
     def may_pack(self, size: int) -> bool:
         """Whether a file of *size* bytes is large enough, and not too large."""

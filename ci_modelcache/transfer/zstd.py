@@ -44,14 +44,14 @@ def compressor(size: int) -> ZstdCompressor:
     return made
 
 
-def decompressor() -> ZstdDecompressor:
-    """One for a frame, which refuses one that needs more than 128 MiB of memory. Raises `ConfigError` where there is no zstd."""
+def decompressor(window_log: int = _WINDOW_LOG) -> ZstdDecompressor:
+    """One for a frame, which refuses one that needs more than 2 ** *window_log* bytes of memory. Raises `ConfigError` where there is no zstd."""
     with _explaining_absence():
         if sys.version_info >= (3, 14):
             from compression.zstd import DecompressionParameter, ZstdDecompressor  # noqa: PLC0415  # an extra
         else:
             from backports.zstd import DecompressionParameter, ZstdDecompressor  # noqa: PLC0415  # as above
-    return ZstdDecompressor(options={DecompressionParameter.window_log_max: _WINDOW_LOG})
+    return ZstdDecompressor(options={DecompressionParameter.window_log_max: window_log})
 
 
 @contextmanager

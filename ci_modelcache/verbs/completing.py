@@ -13,6 +13,7 @@ from ci_modelcache.errors import IntegrityError, SnapshotNotFound
 from ci_modelcache.model.manifest import Manifest
 from ci_modelcache.sources.mirrors import Mirrors
 from ci_modelcache.sources.offline import Offline
+from ci_modelcache.transfer.parallel import Behind
 from ci_modelcache.verbs.acquire import acquire, save_acquired
 from ci_modelcache.verbs.deliver import NOT_WRITABLE, Route, instead_of, listed_of
 from ci_modelcache.verbs.ingest import selected
@@ -123,10 +124,12 @@ def _in_turn(wanted: Wanted, route: Route) -> Completed:
 
 
 def _from_store(manifest: Manifest, wanted: Wanted, route: Route) -> Completed:
+    telling = Behind()
     if route.save and route.cache.is_asked:
-        touch(route.cache.alone, wanted.snapshot)
+        telling.run(partial(touch, route.cache.alone, wanted.snapshot))
     placement = carry_out(plan(map(listed_of, manifest.files), route), route)
     _publish(manifest, wanted, route)
+    telling.wait()
     anchor = LOCK if wanted.locked else STORE
     said = note(wanted, cache=route.cache, host=route.upstream.host) if route.save else ()
     return Completed(
