@@ -283,6 +283,22 @@ def test_plain_http_goes_through_the_proxy_of_the_environment(
     assert all(asked.startswith(f"GET {hub.url}/") for asked in proxy.asked)
 
 
+def test_the_environment_is_looked_at_once_for_each_origin_until_the_connections_are_closed(
+    hub: LoopbackHub, endpoint: MakeEndpoint, session: HttpSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint(hub.url, over=session).resolve(REF)
+    with LoopbackProxy() as proxy, LoopbackHub() as other:
+        other.add_repo("acme/tiny", {"main": TINY})
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        endpoint(hub.url, over=session).resolve(REF)
+        assert proxy.asked == []
+        endpoint(other.url, over=session).resolve(REF)
+        assert len(proxy.asked) == 1
+        session.close()
+        endpoint(hub.url, over=session).resolve(REF)
+        assert len(proxy.asked) == 2
+
+
 def test_https_is_tunnelled_so_that_the_proxy_sees_host_and_port_only(
     tls_hub: LoopbackHub, endpoint: MakeEndpoint, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urljoin
 
 import requests
@@ -40,6 +40,8 @@ PIECE = 1024 * 1024
 """The most bytes of a body that are handed on at once."""
 
 _MAX_DRAIN = 64 * 1024
+_HEADERS = {"User-Agent": "ci-modelcache", "Accept": "*/*", "Accept-Encoding": "identity", "Connection": "keep-alive"}
+"""Of every request. identity: an encoded body has other bytes than those that were promised."""
 
 
 @frozen
@@ -172,6 +174,7 @@ class HttpSession(requests.Session):
     *ca_bundle* is a file or folder of certificates that replaces the built-in ones; without it
     REQUESTS_CA_BUNDLE counts. HTTP_PROXY, HTTPS_PROXY and NO_PROXY are obeyed; .netrc and cookies are
     not: what is sent to whom must not depend on a file that a CI image happens to have. Without leave of *budget* nothing is sent.
+    The environment is looked at once for each origin, until `close`: to look takes longer than to send.
     """
 
     def __init__(
@@ -190,13 +193,16 @@ class HttpSession(requests.Session):
         self._budget = budget or Unmetered()
         self._answer_seconds = answer_seconds
         self._ca_bundle = None if ca_bundle is None else checked(ca_bundle)
-        self.auth = _no_netrc
-        # identity: an encoded body has other bytes than those that were promised.
-        self.headers.update({"User-Agent": "ci-modelcache", "Accept-Encoding": "identity"})
+        self._surroundings: dict[Origin, Mapping[str, Any]] = {}
         # No retries here: they are counted in transfer.retry, once.
         adapter = PatientAdapter(pool_connections=16, pool_maxsize=64, max_retries=0)
         for scheme in PORTS:
             self.mount(f"{scheme}://", adapter)
+
+    def close(self) -> None:
+        """End the connections that are kept, and forget by which proxies and certificates they were made."""
+        super().close()
+        self._surroundings.clear()
 
     @contextmanager
     def ask(
@@ -249,7 +255,8 @@ class HttpSession(requests.Session):
                     hops=hops,
                     seconds=self._answer_seconds,
                 )
-                _log.debug("%s %s: %d", request.method, redact(url, secrets=self.secrets), answer.status)
+                if _log.isEnabledFor(logging.DEBUG):  # to redact takes longer than all else here
+                    _log.debug("%s %s: %d", request.method, redact(url, secrets=self.secrets), answer.status)
                 if target is None:
                     return answer
                 if request.content is not None:
@@ -266,23 +273,20 @@ class HttpSession(requests.Session):
 
     def _send(self, url: str, request: _Request) -> tuple[requests.Response, Token | None]:
         """The answer of *url*, and the token that was sent there."""
-        doing, deadline, content = request.doing, request.deadline, request.content
-        data = None if content is None else content.data
-        headers = {**request.headers, **({} if content is None else {"Content-Type": content.type})}
+        doing, deadline = request.doing, request.deadline
         with translating(doing):
-            prepared = self.prepare_request(requests.Request(request.method, url, headers=headers, data=data))
+            prepared = _prepared(url, request)
             sent_to = prepared.url or url
         token = None
         # The origin of the URL as it will be sent: two parsers that read a URL differently would leak the token.
-        if request.credential is not None and Origin.of(sent_to) == request.credential.origin:
+        origin = Origin.of(sent_to)
+        if request.credential is not None and origin == request.credential.origin:
             token = request.credential.source.token(deadline=deadline)
             self.secrets.add(token.secret)
             prepared.headers["Authorization"] = f"Bearer {token.secret}"
         ticket = self._budget.take(quota_of(sent_to, token))
         with translating(doing):
-            # Given with each request: requests lets REQUESTS_CA_BUNDLE override what is set on a session.
-            verify = self._ca_bundle or True
-            settings = self.merge_environment_settings(sent_to, {}, True, verify, None)  # noqa: FBT003  # not our signature
+            settings = self._settings(sent_to, origin)
             # Not the session's own `send`: even when told not to follow a redirect it parses the target and
             # reads the whole body, however long, and it would keep cookies.
             response = self.get_adapter(sent_to).send(
@@ -296,10 +300,27 @@ class HttpSession(requests.Session):
         self._budget.note(ticket, grant_of(response.status_code, response.headers, now=self.now()))
         return response, token
 
+    def _settings(self, url: str, origin: Origin) -> Mapping[str, Any]:
+        """By which proxies and certificates *url*, which is of *origin*, is asked."""
+        found = self._surroundings.get(origin)
+        if found is None:
+            # Given with each request: requests lets REQUESTS_CA_BUNDLE override what is set on a session.
+            verify = self._ca_bundle or True
+            found = self.merge_environment_settings(url, {}, True, verify, None)  # noqa: FBT003  # not our signature
+            self._surroundings[origin] = found
+        return found
 
-def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Set as `auth`, it keeps requests from adding credentials of .netrc or of the URL."""
-    return request
+
+def _prepared(url: str, request: _Request) -> requests.PreparedRequest:
+    """*request* for *url*, without what a `requests.Session` would add: cookies, and credentials of .netrc or of the URL."""
+    content = request.content
+    typed = {} if content is None else {"Content-Type": content.type}
+    prepared = requests.PreparedRequest()
+    prepared.prepare_method(request.method)
+    prepared.prepare_url(url, None)
+    prepared.prepare_headers({**_HEADERS, **request.headers, **typed})
+    prepared.prepare_body(None if content is None else content.data, None)
+    return prepared
 
 
 def _redirect(session: requests.Session, response: requests.Response, doing: str) -> str | None:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import field, frozen
 
-from ci_modelcache import __version__
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -82,7 +80,7 @@ class Surroundings:
             region=said.get(_REGION),
             endpoint_url=next((said[name] for name in _ENDPOINTS if name in said), None),
             ca_bundle=said.get(_CA_BUNDLE),
-            agent=f"ci-modelcache/{__version__}",
+            agent="ci-modelcache",
         )
 
     def session(
