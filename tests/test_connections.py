@@ -130,6 +130,7 @@ class Restoring:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.mtime: int | None = None
         self.pauses: list[float] = []
         self.ledger = Ledger()
 
@@ -146,7 +147,7 @@ class Restoring:
         self.ledger = Ledger()
         return restore(
             ModelRef(REPO, "main" if locks else COMMIT),
-            PlainLayout(self.folder / "model"),
+            PlainLayout(self.folder / "model", normalize_mtime=self.mtime),
             cache=store if isinstance(store, ModelCache) else ModelCache(store, retry=retry),
             upstream=Offline(MANIFEST.host),
             step=Step(self.folder / "state", retry=retry, progress=self.ledger, workers=workers, most=most),
@@ -204,6 +205,16 @@ def test_a_lock_does_without_the_leaf_list_where_it_is_lost(stored: MemoryStore,
     for key in [key for key in stored.objects if key.startswith("leaves/")]:
         stored.delete(key)
     restoring(Elsewhere(stored), locks=(LOCK,))
+    restoring.is_complete()
+
+
+def test_a_lock_does_without_the_leaf_list_where_it_may_not_be_read(stored: MemoryStore, restoring: Restoring) -> None:
+    def deny(key: str, _at: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        if key.startswith("leaves/"):
+            raise AccessDenied("403")
+        return chunks
+
+    restoring(Elsewhere(stored, deny), locks=(LOCK,))
     restoring.is_complete()
 
 
@@ -416,6 +427,20 @@ def test_after_a_failure_nothing_new_is_begun(stored: MemoryStore, restoring: Re
     store = Elsewhere(stored, deny)
     restoring.fails(AccessDenied, store, workers=1)
     assert [key for key, _, _ in store.reads if key.startswith("blobs/")] == [BLOB]
+
+
+def test_what_lands_has_the_time_of_its_layer_at_once(stored: MemoryStore, restoring: Restoring) -> None:
+    """Given to it later, it would cost the receipt wherever the disk knows no leases."""
+
+    def deny(key: str, _at: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        if key == keys.blob(Digest.of(CONTENTS["config.json"])):
+            raise AccessDenied("403")
+        return chunks
+
+    restoring.mtime = 1_700_000_000
+    restoring.fails(AccessDenied, Elsewhere(stored, deny), workers=1)
+    landed = [path for path in (restoring.folder / "model").rglob("*") if path.is_file()]
+    assert {path.stat().st_mtime for path in landed} == {restoring.mtime}
 
 
 def test_a_connection_that_hangs_is_left_behind_at_the_deadline_and_its_file_removed(

@@ -90,8 +90,8 @@ class Bringing:
         self.begun()
         return landing
 
-    def landed(self, seen: Fingerprint, copy: Said, *, by_its_leaves: bool) -> None:
-        del seen, copy, by_its_leaves
+    def landed(self, target: Path, seen: Fingerprint, copy: Said, *, by_its_leaves: bool) -> None:
+        del target, seen, copy, by_its_leaves
 
     def lost(self, failure: ModelCacheError) -> None:
         raise failure

@@ -22,8 +22,8 @@ SIZE = 3_000_000
 DATA = os.urandom(SIZE)
 
 
-def landing_in(folder: Path, *, size: int = SIZE, mode: int = 0o644) -> Landing:
-    return Landing(folder / "model" / "a.bin", size, mode=mode, staging=folder / "staging")
+def landing_in(folder: Path, *, size: int = SIZE, mode: int = 0o644, mtime: int | None = None) -> Landing:
+    return Landing(folder / "model" / "a.bin", size, mode=mode, staging=folder / "staging", mtime=mtime)
 
 
 def test_what_is_written_in_any_order_is_the_file(tmp_path: Path) -> None:
@@ -44,6 +44,12 @@ def test_its_time_is_not_that_of_its_last_change(tmp_path: Path) -> None:
     landing.land()
     seen = landing.target.stat()
     assert seen.st_mtime_ns < seen.st_ctime_ns
+
+
+def test_it_has_the_time_that_it_is_to_have(tmp_path: Path) -> None:
+    landing = landing_in(tmp_path, size=0, mtime=1_700_000_000)
+    landing.land()
+    assert landing.target.stat().st_mtime_ns == 1_700_000_000 * 10**9
 
 
 def test_data_is_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

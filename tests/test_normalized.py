@@ -341,6 +341,7 @@ def test_a_folder_for_staged_files_that_is_taken_away_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     staging, calls = tmp_path / "staging", 0
+    staging.mkdir()
     real = os.open
 
     def after_it_is_gone(path: str, *arguments: int, **options: int) -> int:

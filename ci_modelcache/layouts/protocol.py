@@ -35,6 +35,10 @@ class Layout(Protocol):
         """A folder on the same disk for files that are being written; swept of leftovers before work begins."""
 
     @property
+    def normalize_mtime(self) -> int | None:
+        """The mtime that every file is to have, in seconds since the epoch; None: that with which it came."""
+
+    @property
     def linkable(self) -> bool:
         """
         Whether a read-only hard link (`transfer.place`) may stand for a file, as nobody writes into the files of this layout in place.

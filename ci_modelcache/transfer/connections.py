@@ -47,8 +47,8 @@ class _Connections(Generic[C]):
         self._changed = threading.Condition()
         self._news = threading.Condition()
         self._stopping = threading.Event()
-        self._flight = partial(
-            Flight[C],
+        self._flight: Callable[[Errand[C]], Flight[C]] = partial(
+            Flight,
             changed=self._changed,
             stopping=self._stopping,
             retry=retry,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from ci_modelcache.errors import ModelCacheError
     from ci_modelcache.model.digest import Expected, Fingerprint
@@ -60,8 +61,8 @@ class Errand(Protocol[C]):
     def landing(self) -> Landing:
         """Where to write the bytes."""
 
-    def landed(self, seen: Fingerprint, copy: C, *, by_its_leaves: bool) -> None:
-        """It is in its place; *copy* is where the last of it came from. *by_its_leaves*: nobody has hashed the whole."""
+    def landed(self, target: Path, seen: Fingerprint, copy: C, *, by_its_leaves: bool) -> None:
+        """It is in its place, at *target*; *copy* is where the last of it came from. *by_its_leaves*: nobody has hashed the whole."""
 
     def lost(self, failure: ModelCacheError) -> None:
         """No copy is right: bring it in another way, or raise."""

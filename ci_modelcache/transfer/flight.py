@@ -12,6 +12,7 @@ import logging
 import threading
 from collections import Counter
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Generic
 
 from ci_modelcache.errors import (
@@ -31,8 +32,7 @@ from ci_modelcache.transfer.ranges import Ranges
 from ci_modelcache.transfer.streams import read_through
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator, Sequence
 
     from ci_modelcache.transfer.adapting import Adapting
     from ci_modelcache.transfer.errand import Errand
@@ -141,7 +141,7 @@ class Flight(Generic[C]):
             self._is_hashing |= in_order
         offset = start
         failure: ModelCacheError | None = None
-        pieces = read_through(self._opener(copy, start, stop), stop - start, self._retry, what=str(copy))
+        pieces = read_through(partial(self._open_at, copy, start, stop), stop - start, self._retry, what=str(copy))
         with closing(pieces):
             try:
                 while offset < stop and (proof is None or proof.wrong is None):
@@ -187,18 +187,15 @@ class Flight(Generic[C]):
             self._count(good - offset)
         return good
 
-    def _opener(self, copy: C, start: int, stop: int) -> Callable[[int], AbstractContextManager[Iterator[bytes]]]:
-        @contextmanager
-        def open_at(offset: int) -> Iterator[Iterator[bytes]]:
-            # The last range asks for all that there is, so that a copy that is too long does not look right.
-            try:
-                with copy.open(start + offset, None if stop == self.size else stop) as chunks:
-                    yield self._whole_range(chunks, copy, start + offset, stop)
-            except RateLimited:
-                self._adapting.refused()
-                raise
-
-        return open_at
+    @contextmanager
+    def _open_at(self, copy: C, start: int, stop: int, offset: int) -> Iterator[Iterator[bytes]]:
+        # The last range asks for all that there is, so that a copy that is too long does not look right.
+        try:
+            with copy.open(start + offset, None if stop == self.size else stop) as chunks:
+                yield self._whole_range(chunks, copy, start + offset, stop)
+        except RateLimited:
+            self._adapting.refused()
+            raise
 
     def _whole_range(self, chunks: Iterator[bytes], copy: C, offset: int, stop: int) -> Iterator[bytes]:
         for chunk in chunks:
@@ -268,7 +265,7 @@ class Flight(Generic[C]):
             assert errand.expected.sha256 is not None  # noqa: S101  # a file with leaves has one
             seen = Fingerprint(self.size, errand.expected.sha256, None, None)
         landing.land()
-        errand.landed(seen, copy, by_its_leaves=not self._whole)
+        errand.landed(landing.target, seen, copy, by_its_leaves=not self._whole)
         self._end()
 
     def _wrong_leaves(self, landing: Landing) -> list[tuple[int, int]]:

@@ -96,7 +96,6 @@ def replacing(
     # never puts a name to bytes that are not there. It would cost a second flush for each small file.
     folder = staging or target.parent
     with explaining_full_disk(target):
-        folder.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = _stage(folder)
         _STAGED.add(name)
@@ -105,7 +104,7 @@ def replacing(
                 yield file
                 file.flush()
                 os.fchmod(file.fileno(), mode)
-                _predate(file.fileno())
+                _give_time(file.fileno())
                 os.fsync(file.fileno())
                 if create_only:
                     _link(name, target)
@@ -128,18 +127,15 @@ class Landing:
     A file of *size* bytes that is staged for *target* and written in any order; it comes to its place by `land` alone.
 
     Nothing in it is proven: that is for the caller. Its room is reserved where the disk can do that, so that a full one is told before the
-    first byte. Methods may be called from any thread; when it is over they raise `Ended`. Raises as `land` does.
+    first byte. *mtime*: in seconds since the epoch. Methods may be called from any thread; when it is over they raise `Ended`. Raises as `land` does.
     """
 
-    def __init__(self, target: Path, size: int, *, mode: int, staging: Path) -> None:
-        self.target = target
-        self.size = size
-        self._mode = mode
+    def __init__(self, target: Path, size: int, *, mode: int, staging: Path, mtime: int | None = None) -> None:
+        self.target, self.size = target, size
+        self._mode, self._mtime = mode, mtime
         self._lock = threading.Lock()
-        self._users = 0
-        self._over = False
+        self._users, self._over = 0, False
         with explaining_refusal(target), explaining_full_disk(target):
-            staging.mkdir(parents=True, exist_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor, self._name = _stage(staging)
             _STAGED.add(self._name)
@@ -151,7 +147,7 @@ class Landing:
 
     def write(self, offset: int, data: bytes) -> None:
         """Put *data* at *offset*."""
-        with self._in_use(), explaining_refusal(self.target), explaining_full_disk(self.target):
+        with self._in_use():
             written = os.pwrite(self._descriptor, data, offset)
             while written < len(data):
                 written += os.pwrite(self._descriptor, memoryview(data)[written:], offset + written)
@@ -159,7 +155,7 @@ class Landing:
     def read(self, start: int, stop: int) -> Iterator[bytes]:
         """What lies from *start* to *stop* now, in pieces."""
         while start < stop:
-            with self._in_use(), explaining_refusal(self.target):
+            with self._in_use():
                 piece = os.pread(self._descriptor, min(_READ, stop - start), start)
             if not piece:
                 msg = f"{self._name} was cut short by somebody else"
@@ -169,9 +165,9 @@ class Landing:
 
     def land(self) -> None:
         """Become the target, whose bytes the caller has proven: data is on the disk before the name is."""
-        with self._in_use(), explaining_refusal(self.target), explaining_full_disk(self.target):
+        with self._in_use():
             os.fchmod(self._descriptor, self._mode)
-            _predate(self._descriptor)
+            _give_time(self._descriptor, self._mtime)
             os.fsync(self._descriptor)
             with self._lock:
                 if self._over:
@@ -202,6 +198,10 @@ class Landing:
             self._users += 1
         try:
             yield
+        except OSError:
+            # Only now: around the block they would cost each piece, whether it fails or not.
+            with explaining_refusal(self.target), explaining_full_disk(self.target):
+                raise
         finally:
             self._leave()
 
@@ -227,7 +227,7 @@ def _stage(folder: Path) -> tuple[int, str]:
     while True:
         try:
             descriptor, name = tempfile.mkstemp(dir=folder, prefix=PREFIX)
-        except FileNotFoundError:  # whoever has just finished here took the empty folder away
+        except FileNotFoundError:  # the first file here, or whoever has just finished took the empty folder away
             folder.mkdir(parents=True, exist_ok=True)
             continue
         try:
@@ -242,11 +242,11 @@ def _stage(folder: Path) -> tuple[int, str]:
         os.close(descriptor)  # a `sweep` of another process came between making and locking
 
 
-def _predate(descriptor: int) -> None:
-    """Set the mtime back by a millisecond, so that a later write shows in it even within one tick of the disk's clock."""
+def _give_time(descriptor: int, mtime: int | None = None) -> None:
+    """Give it *mtime*, or set its own back by a millisecond, so that a later write shows in it even within one tick of the disk's clock."""
     # `transfer.receipts` relies on this: a file whose mtime is its ctime may be written again without a trace.
     times = os.fstat(descriptor)
-    os.utime(descriptor, ns=(times.st_atime_ns, times.st_mtime_ns - 1_000_000))
+    os.utime(descriptor, ns=(times.st_atime_ns, times.st_mtime_ns - 1_000_000 if mtime is None else mtime * 10**9))
 
 
 def _link(name: str, target: Path) -> None:

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from ci_modelcache.cache.replicas import USELESS, ReplicatedCache
-from ci_modelcache.errors import IntegrityError, NotDecodable, ObjectNotFound, Unavailable
+from ci_modelcache.errors import AccessDenied, IntegrityError, NotDecodable, ObjectNotFound, Unavailable
 from ci_modelcache.model.digest import LEAF_SIZE, Digest, Fingerprint
 from ci_modelcache.transfer.land import Landing
 from ci_modelcache.transfer.place import Linking, place
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from ci_modelcache.cache.copies import BlobCopy
     from ci_modelcache.errors import ModelCacheError
-    from ci_modelcache.model.digest import Expected
     from ci_modelcache.model.listing import ListedFile
     from ci_modelcache.transfer.errand import Errand
 from ci_modelcache.verbs.deliver import Route
@@ -46,6 +45,7 @@ class _Delivering:
     def __init__(
         self, file: ListedFile, route: Route, delivered: Callable[[Delivery], None], *, is_stored: bool
     ) -> None:
+        self.expected = file.expected
         self._file, self._route = file, route
         self._delivered = delivered
         self._is_stored = is_stored
@@ -54,10 +54,6 @@ class _Delivering:
         self._copies: Iterator[BlobCopy] = iter(())
         if file.sha256 is not None:
             self._copies = route.cache.untried_copies(file.sha256, file.size)
-
-    @property
-    def expected(self) -> Expected:
-        return self._file.expected
 
     @property
     def lists_leaves(self) -> bool:
@@ -119,21 +115,21 @@ class _Delivering:
         try:
             found = self._route.cache.leaf_list(file.leaves).decode("ascii", "replace").split()
             leaves = tuple(bytes.fromhex(Digest(leaf).hex) for leaf in found)
-        except (ObjectNotFound, IntegrityError) as error:
+        except (ObjectNotFound, IntegrityError, AccessDenied) as error:
             _log.info("%s is proven as a whole: %s", file.path, error)
             return ()
         return leaves if len(leaves) == -(-file.size // LEAF_SIZE) else ()
 
     def landing(self) -> Landing:
-        layout = self._route.layout
-        content = layout.content(self._file)
-        return Landing(content, self._file.size, mode=layout.mode(self._file), staging=layout.staging)
+        file, layout = self._file, self._route.layout
+        mode, mtime = layout.mode(file), layout.normalize_mtime
+        return Landing(layout.content(file), file.size, mode=mode, staging=layout.staging, mtime=mtime)
 
-    def landed(self, seen: Fingerprint, copy: BlobCopy, *, by_its_leaves: bool) -> None:
+    def landed(self, target: Path, seen: Fingerprint, copy: BlobCopy, *, by_its_leaves: bool) -> None:
         file = self._file
         known = by_leaves(file).sha256 if by_its_leaves else seen.sha256
         assert known is not None  # noqa: S101  # narrows the type
-        self._route.receipts.remember(self._route.layout.content(file), known)
+        self._route.receipts.remember(target, known)
         self._tell(Delivery(file.path, file.size, DOWNLOAD, seen, received=file.size, replica=self._replica(copy)))
 
     def lost(self, failure: ModelCacheError) -> None:
@@ -148,7 +144,7 @@ class _Delivering:
         placed = place(
             local,
             route.layout.content(file),
-            expected=file.expected,
+            expected=self.expected,
             link=Linking.READ_ONLY if route.layout.linkable else Linking.NEVER,
             mode=route.layout.mode(file),
             staging=route.layout.staging,

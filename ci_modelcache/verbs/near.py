@@ -72,7 +72,7 @@ class Near:
 
     def keep(self, file: ListedFile, digest: Digest, layout: Layout, receipts: Receipts) -> None:
         """Give the bytes of *file*, which are proven and in place, to the tiers; what these cannot take is logged."""
-        if not self.keeping:
+        if not (self.keeping and self.tiers):
             return
         source = layout.content(file)
         link = self._links(layout) and layout.mode(file) == MODE
