@@ -61,7 +61,7 @@ def _flame(world: World, entry: Entry, name: str) -> str:
     """The same as a picture: how wide a function is, is how often it was found; who called it lies above it."""
     drawn = _beside(world, entry, partial(_watch, "flamegraph"))
     # Its title is the command, with folders of who runs this.
-    return re.sub(r"py-spy record [^<]*", f"{name}: in which functions our threads were found", drawn)
+    return re.sub(r"[^>]*py-spy record [^<]*", f"{name}: in which functions our threads were found", drawn)
 
 
 def _watch(form: str, out: Path) -> Command:
