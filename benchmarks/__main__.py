@@ -1,7 +1,7 @@
 """
 ``python -m benchmarks [NAMES...] [--quick] [--size 1G] [--runs N] [--json FILE]``: how fast it is, beside peers.
 
-Without names all run but those that are only run when they are asked for; that takes a quarter of an hour on two cores. The
+Without names all run but those that are only run when they are asked for; that takes half an hour on two cores. The
 exit code is 0 when every number is reached that is promised, and 1 when not, or when something could not be measured. What was measured in full, without
 ``--quick`` and ``--size``, is kept in ``benchmarks/results/speed.json``, in place of what it had of the same name, and the
 page and the picture beside it are made anew. The JSON document, of format 1::

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from benchmarks.speed.world import Place, World
 
 OURS_LABEL, AGAIN, TIER = "ours", "ours, again", "ours, from the tier"
+LINKED = "ours, from the tier by links"
 ENCODED = "ours, encoded"
 S5CMD, S5CMD_SUMS = "s5cmd", "s5cmd + sha256sum"
 RCLONE, RCLONE_SUMS = "rclone", "rclone + sha256sum"

@@ -11,6 +11,7 @@ from benchmarks.speed.figures import Result, Verdict, faster
 from benchmarks.speed.movers import (
     AGAIN,
     COPIES,
+    LINKED,
     OURS_LABEL,
     PROVEN,
     S5CMD,
@@ -102,11 +103,16 @@ def restore_again(world: World) -> Result:
         told: Command = ["--to", place.folder / "other", "--tier", place.folder / "tier"]
         return [*OURS, "restore", snapshot.ref, "--offline", *told]
 
+    def linked(place: Place) -> Command:
+        told: Command = ["--hub-cache", place.folder / "hub", "--tier", place.folder / "tier", "--no-normalize"]
+        return [*OURS, "restore", snapshot.ref, "--offline", *told]
+
     second: Entry = evolve(first, label=AGAIN)
-    filled = evolve(first, label="ours, filling a tier", command=tiered)
-    filled = evolve(filled, then=(evolve(first, label=TIER, command=elsewhere),))
+    others = (evolve(first, label=TIER, command=elsewhere), evolve(first, label=LINKED, command=linked))
+    filled = evolve(first, label="ours, filling a tier", command=tiered, then=others)
     rows = contest(world, [evolve(first, then=(second,)), filled], size=snapshot.size, files=snapshot.files)
     verdicts = faster(rows, AGAIN, (OURS_LABEL,), AGAIN_MOST) + faster(rows, TIER, (OURS_LABEL,), AGAIN_MOST)
+    verdicts += faster(rows, LINKED, (OURS_LABEL,), AGAIN_MOST)
     verdicts.append(_no_blobs(world))
     says = f"restore again, and from a local tier: {snapshot.says} (fp32)"
     return Result("again", says, LOOPBACK, OURS_LABEL, rows, tuple(verdicts))
