@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -45,7 +44,7 @@ class Adapting:
         self._before = 0.0
         self._narrower = 0
         self._patience = 0
-        self._refused = -math.inf
+        self._refused = float("-inf")
 
     def moved(self, count: int) -> None:
         """*count* bytes have come."""
@@ -79,9 +78,7 @@ class Adapting:
             elif self._narrower and rate < _WORTH * before:
                 self.limit, self._narrower, self._patience = self._narrower, 0, _PATIENCE
             else:
-                # A store that has refused once is not asked for so much more again.
-                more = self.limit if math.isinf(self._refused) else max(1, self.limit // 2)
-                wider = min(self._most, self.limit + more)
+                wider = min(self._most, self.limit + max(1, self.limit // 2))
                 self._narrower = self.limit if wider > self.limit else 0
                 self.limit = wider
 

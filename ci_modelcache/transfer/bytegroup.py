@@ -123,9 +123,9 @@ def _by_zstd(way: int, payload: bytes, size: int) -> bytes:
         raise NotPacked(msg)
     if way == 1:
         return grouped
-    numbers, data = size // way, bytearray(size)
+    numbers, data, view = size // way, bytearray(size), memoryview(grouped)
     for place in range(way):
-        data[place::way] = grouped[place * numbers : (place + 1) * numbers]
+        data[place::way] = view[place * numbers : (place + 1) * numbers]
     return bytes(data)
 
 
