@@ -11,7 +11,6 @@ import struct
 import sys
 from functools import cache
 from importlib.util import find_spec
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from ci_modelcache.errors import StoreUnsupported
@@ -28,9 +27,6 @@ WAYS = frozenset({PLAIN, 1, 2, 4, 8})
 """How a frame may be kept: plain, or packed by numbers of so many bytes."""
 
 _NAME, _ZSTD_NAME = "blosc2", "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
-_WORTH = 256
-"""Frames from which on unpacking is blosc2's: twice as fast as by zstd alone, but half a second and 50 MB of memory must be paid before the first."""
-_unpacked = count()
 _WINDOW_LOG = 20
 """No packed frame takes more memory than `FRAME`."""
 _LEVEL = 1
@@ -102,13 +98,8 @@ def unpack(way: int, pieces: Sequence[bytes], size: int) -> bytes:
             msg = f"{len(kept)} bytes are no frame of {size}"
             raise NotPacked(msg)
         return kept
-    return (_by_zstd if _is_early() else _by_blosc2)(way, b"".join(pieces), size)
-
-
-def _is_early() -> bool:
-    """Whether a frame is better unpacked without blosc2. While one thread imports it, the others go on so."""
-    loaded = _library.cache_info().currsize > 0
-    return _installed(_ZSTD_NAME) and not loaded and (next(_unpacked) != _WORTH or not _installed(_NAME))
+    # Twice as fast, once it is imported. In the midst of the transfer that would take seconds, as every thread wants the interpreter then.
+    return (_by_blosc2 if _installed(_NAME) else _by_zstd)(way, b"".join(pieces), size)
 
 
 def _by_zstd(way: int, payload: bytes, size: int) -> bytes:
