@@ -45,6 +45,11 @@ def either_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(bytegroup, "_installed", lambda name: request.param in name)
 
 
+@pytest.mark.parametrize(("name", "installed"), [("json", True), ("json.none", False), ("none_here.zstd", False)])
+def test_a_library_whose_package_is_missing_is_not_installed(name: str, installed: bool) -> None:  # noqa: FBT001  # a parameter
+    assert bytegroup._installed(name) is installed
+
+
 class Stored:
     """An object to unpack: yields it in pieces of *cut* bytes, and notes which ranges were asked for."""
 

@@ -88,16 +88,20 @@ def connections(world: World) -> Result:
         runs = max(1, world.scale.runs - 1)
         rows = contest(world, entries, size=snapshot.size, files=snapshot.files, runs=runs)
     last = CONNECTIONS[-1]
-    verdicts = faster(rows, _with(OURS_LABEL, last), (_with(S5CMD, last),), 1.25) + _scaled(rows)
+    verdicts = [
+        *faster(rows, _with(OURS_LABEL, last), (_with(S5CMD, last),), 1.25),
+        *_scaled(rows, 1),
+        *_scaled(rows, 2),
+    ]
     says = f"restore over a long way, by connections: {snapshot.says} (fp32)"
     where = f"{LATENCY.delay * 1000:.0f} ms for a round trip, {LATENCY.window // 1024} KiB of a connection on their way, HTTP"
     return Result("connections", says, where, _with(S5CMD, last), rows, tuple(verdicts))
 
 
-def _scaled(rows: Sequence[Row]) -> list[Verdict]:
-    """Whether all connections make ours faster than one of them does at least as many times as s5cmd."""
+def _scaled(rows: Sequence[Row], first: int) -> list[Verdict]:
+    """Whether all connections make ours as many times as fast as the *first* number of them as s5cmd, which opens two where it is told one."""
     known = {row.label: row.median() for row in rows}
-    first, last = CONNECTIONS[0], CONNECTIONS[-1]
+    last = CONNECTIONS[-1]
     if not {_with(S5CMD, first), _with(OURS_LABEL, first)} <= known.keys():
         return []
     ours, theirs = (known[_with(each, first)] / known[_with(each, last)] for each in (OURS_LABEL, S5CMD))

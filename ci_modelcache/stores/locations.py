@@ -11,14 +11,13 @@ from attrs import frozen
 
 from ci_modelcache.errors import ConfigError
 from ci_modelcache.stores.directory import DirectoryStore
+from ci_modelcache.stores.s3_account import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ci_modelcache.stores.protocol import Store
-    from ci_modelcache.stores.s3_account import Surroundings
     from ci_modelcache.stores.s3_role import AssumedRole
-    from ci_modelcache.stores.s3_session import Profile
     from ci_modelcache.transfer.retry import RetryPolicy
 
 _SUPPORTED = "write s3://bucket/prefix, file:///folder or a path"
@@ -138,13 +137,11 @@ def place_of(url: str, *, endpoint_url: str | None) -> tuple[str, ...]:
 
 def _asking(
     reach: Reach, role: Callable[[], AssumedRole | Surroundings | None] | None
-) -> AssumedRole | Profile | Surroundings | None:
+) -> AssumedRole | Surroundings | None:
     """Whose credentials are used; None: those that AWS's own tools would use."""
     if reach.profile is None:
         return None if role is None else role()
-    from ci_modelcache.stores.s3_session import Profile  # noqa: PLC0415  # as above
-
-    return Profile(reach.profile)
+    return Surroundings(profile=reach.profile)
 
 
 def _folder(url: str) -> Path:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from ci_modelcache.stores.protocol import SignedUrls
     from ci_modelcache.stores.s3_account import Surroundings
     from ci_modelcache.stores.s3_role import AssumedRole
-    from ci_modelcache.stores.s3_session import Profile
     from ci_modelcache.stores.s3_wire import Found, Opened, Wire
     from ci_modelcache.transfer.retry import RetryPolicy
 
@@ -65,7 +64,7 @@ class S3Store:
         region: str | None,
         retry: RetryPolicy,
         ca_bundle: str | None = None,
-        role: AssumedRole | Profile | Surroundings | None = None,
+        role: AssumedRole | Surroundings | None = None,
     ) -> None:
         self._bucket = Bucket(
             bucket,

@@ -64,15 +64,20 @@ class _Fixed:
 
 @frozen
 class Surroundings:
-    """Whoever AWS's own tools would take us for here. The variables of this process, where its owner gives them as *environ*, spare botocore's session."""
+    """
+    Whoever AWS's own tools would take us for here, or by a *profile* of AWS's files, whose credentials are used in place of all others.
+
+    The variables of this process, where its owner gives them as *environ*, spare botocore's session.
+    """
 
     environ: Mapping[str, str] = field(factory=dict, repr=False)
+    profile: str | None = None
 
     def account(self) -> Account | None:
         """The account that the variables name; None where they have no keys, or where another of them or a file of AWS may say more."""
         given = {name: value for name, value in self.environ.items() if name.startswith("AWS_")}
         said = {name: value for name, value in given.items() if value}
-        if not {_ID, _SECRET} <= said.keys() or not given.keys() <= _UNDERSTOOD or _has_files():
+        if self.profile or not {_ID, _SECRET} <= said.keys() or not given.keys() <= _UNDERSTOOD or _has_files():
             return None
         token = next((said[name] for name in _TOKENS if name in said), None)
         return Account(
@@ -90,10 +95,10 @@ class Surroundings:
         ca_bundle: str | None,  # noqa: ARG002  # as above
         timeout: Callable[[], float],  # noqa: ARG002  # as above
     ) -> Session:
-        """A session whose clients act as AWS's own tools would."""
-        from botocore.session import get_session  # noqa: PLC0415  # 50 ms of imports that an account in the environment spares
+        """A session whose clients act so."""
+        from botocore.session import Session  # noqa: PLC0415  # 50 ms of imports that an account in the environment spares
 
-        return get_session()
+        return Session(profile=self.profile)
 
 
 def _has_files() -> bool:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ci_modelcache.stores.s3_account import Account
     from ci_modelcache.stores.s3_place import Place
     from ci_modelcache.stores.s3_role import AssumedRole
-    from ci_modelcache.stores.s3_session import Profile
     from ci_modelcache.stores.s3_wire import Wire
     from ci_modelcache.transfer.retry import RetryPolicy
 
@@ -67,7 +66,7 @@ class Bucket:
         region: str | None,
         ca_bundle: str | None,
         retry: RetryPolicy,
-        role: AssumedRole | Profile | Surroundings | None = None,
+        role: AssumedRole | Surroundings | None = None,
     ) -> None:
         self.name = name
         self.url = f"s3://{name}/{prefix}" if prefix else f"s3://{name}"

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import botocore.session
-from attrs import frozen
 from botocore.configprovider import ConfiguredEndpointProvider
 
 from ci_modelcache.stores.s3_account import Account
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from botocore.session import Session
 
 _SPECIAL = (
@@ -25,23 +21,6 @@ _SPECIAL = (
     "use_fips_endpoint",
 )
 """Settings of AWS's files and environment that change where a bucket is or how it is asked."""
-
-
-@frozen
-class Profile:
-    """The profile *name* of AWS's files, whose credentials are used in place of all others."""
-
-    name: str
-
-    def session(
-        self,
-        *,
-        region: str | None,  # noqa: ARG002  # as that of `AssumedRole`
-        ca_bundle: str | None,  # noqa: ARG002  # as above
-        timeout: Callable[[], float],  # noqa: ARG002  # as above
-    ) -> Session:
-        """A session whose clients act by this profile."""
-        return botocore.session.Session(profile=self.name)
 
 
 def account_of(session: Session) -> Account:

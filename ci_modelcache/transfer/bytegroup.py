@@ -136,7 +136,8 @@ def _head(item: int, packed: int, size: int) -> bytes:
 
 @cache
 def _installed(name: str) -> bool:
-    return find_spec(name) is not None
+    # Of a module whose package is missing it raises.
+    return find_spec(name.partition(".")[0]) is not None and find_spec(name) is not None
 
 
 @cache
