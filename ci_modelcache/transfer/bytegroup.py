@@ -151,5 +151,5 @@ def _library() -> Any:  # noqa: ANN401  # a module, and it has no types
 
 
 def _absent() -> StoreUnsupported:
-    msg = f"to pack as bytegroup-zstd needs {_NAME}, of the extra encoding, which is not installed"
+    msg = f"packing as bytegroup-zstd needs {_NAME}, of the extra encoding, which is not installed"
     return StoreUnsupported(msg, hint="pip install 'ci-modelcache[encoding]'")
